@@ -1,0 +1,375 @@
+"""From a paper's grid to cells: programmes, keys, shared beginnings, and what a plan costs. No torch.
+
+A method is compiled to one row for each epoch (:class:`Epoch`). The key after epoch e is a hash of the key after e-1 and
+row e, so programmes that begin alike have equal keys for as long as they are alike, whatever they are called: that is
+all that sharing, resuming and "already done" rest on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from replicate.errors import BadInput
+from replicate.protocol import (
+    SOURCES,
+    Column,
+    Description,
+    Feed,
+    Free,
+    Grid,
+    LongTailed,
+    Method,
+    Network,
+    Objective,
+    Paper,
+    Stage,
+    canonical,
+    fill,
+    free_names,
+)
+
+T = TypeVar("T")
+
+#: Rises when the training loop itself changes what it computes (order of draws, what a step does): moves every key.
+ENGINE_REVISION = 1
+
+QUICK_EPOCHS = 1  # of every stretch between two switches
+QUICK_BATCHES = 2  # of every epoch
+QUICK_TEST_IMAGES = 10  # of every class
+
+
+@dataclass(frozen=True)
+class Epoch(Description):
+    """One row of a programme: all that an epoch's training depends on, besides the state it starts from."""
+
+    objective: Objective
+    rate: float
+    momentum: float
+    weight_decay: float
+    feed: Feed
+    sam_radius: float | None = None
+    restart_momentum: bool = False
+    batches: int | None = None  # stop after so many; None: all
+
+
+@dataclass(frozen=True)
+class Start(Description):
+    """What a programme starts from: data and an untrained network."""
+
+    data: LongTailed
+    network: Network
+    head: str
+
+
+@dataclass(frozen=True)
+class Programme:
+    """A method compiled for one column: runs of equal epochs, in order."""
+
+    start: Start
+    runs: tuple[tuple[int, Epoch], ...]
+
+    @property
+    def length(self) -> int:
+        """Epochs."""
+        return sum(count for count, _ in self.runs)
+
+    def epoch(self, number: int) -> Epoch:
+        """Row of the 1-based epoch ``number``; raises ``IndexError`` outside the programme."""
+        if number >= 1:
+            last = 0
+            for count, row in self.runs:
+                last += count
+                if number <= last:
+                    return row
+        raise IndexError(f"epoch {number} of {self.length}")
+
+    @cached_property
+    def switches(self) -> tuple[int, ...]:
+        """Last epochs before something other than the learning rate changes."""
+        found, last = [], 0
+        for (count, row), (_, following) in itertools.pairwise(self.runs):
+            last += count
+            if (
+                replace(row, rate=0.0, restart_momentum=False) != replace(following, rate=0.0, restart_momentum=False)
+                or following.restart_momentum
+            ):
+                found.append(last)
+        return tuple(found)
+
+    def spec(self) -> dict[str, Any]:
+        """The programme as JSON data: what a Record stores to explain itself."""
+        return {"start": canonical(self.start), "epochs": [[count, canonical(row)] for count, row in self.runs]}
+
+    def keys(self, edition: str) -> tuple[str, ...]:
+        """Key after each epoch on this edition of the data; index 0 is the key of the untrained start."""
+        digest = _digest({"engine": ENGINE_REVISION, "edition": edition, "start": canonical(self.start)})
+        chain = [digest]
+        for count, row in self.runs:
+            text = _digest(canonical(row))
+            for _ in range(count):
+                digest = hashlib.sha256(f"{digest}{text}".encode()).hexdigest()
+                chain.append(digest)
+        return tuple(chain)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def cell_key(programme_key: str, seed: int) -> str:
+    """Key of one cell: the programme's key and the seed."""
+    return hashlib.sha256(f"{programme_key}:{seed}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid. Only ``programme`` and ``seed`` decide its numbers; the rest are names."""
+
+    paper: str
+    grid: str
+    method: str
+    column: Column
+    point: tuple[tuple[str, float], ...]
+    variant: str | None
+    quick: bool
+    programme: Programme
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Such as ``VS+TLA+ADRW nu=0.75 cifar10-lt/100 seed 0``."""
+        point = "".join(f" {name}={value:g}" for name, value in self.point)
+        return f"{self.method}{point} {self.column.name} seed {self.seed}"
+
+
+def compile_method(method: Method, column: Column, values: Mapping[str, Any], quick: bool = False) -> Programme:
+    """The programme of ``method`` on ``column`` with every free name given in ``values``.
+
+    Raises ``TypeError`` if a name has no value, ``ValueError`` if a switch lies outside the stage.
+    """
+    method = fill(method, values)
+    left = sorted(set(free_names(method)))
+    if left:
+        raise TypeError(f"no value for {', '.join(left)}")
+    stage = method.stage
+    length, first = _given(stage.epochs), 1
+    pieces: list[tuple[int, int, Stage]] = []  # first epoch, last epoch, what holds there
+    for epoch, changes in sorted((_given(switch.epoch), switch.changes) for switch in method.switches):
+        if not first <= epoch < length:
+            raise ValueError(f"a switch after epoch {epoch} lies outside {first}..{length - 1}")
+        pieces.append((first, epoch, stage))
+        stage, first = _changed(stage, dict(changes)), epoch + 1
+    pieces.append((first, length, stage))
+
+    rows: list[tuple[int, Epoch]] = []
+    for first, last, piece in pieces:
+        if quick:
+            last = min(last, first + QUICK_EPOCHS - 1)
+        numbers = range(first, last + 1)
+        for rate, alike in itertools.groupby(numbers, key=_given(piece.sgd).schedule.rate):
+            epochs = list(alike)
+            row = _epoch(piece, rate, QUICK_BATCHES if quick else None)
+            count = len(epochs)
+            if piece.restart_momentum and epochs[0] == first and first > 1:
+                rows.append((1, replace(row, restart_momentum=True)))
+                count -= 1
+            if count:
+                rows.append((count, row))
+    data = replace(column.data, test=QUICK_TEST_IMAGES) if quick else column.data
+    source = SOURCES[data.source]
+    network = Network(column.network, source.classes, source.channels)
+    return Programme(Start(data, network, method.head), _merged(rows))
+
+
+def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
+    objective = replace(stage.objective, **{k: v for k, v in changes.items() if k in ("loss", "weights")})
+    return replace(
+        stage,
+        objective=objective,
+        sam_radius=changes.get("sam_radius", stage.sam_radius),
+        restart_momentum=changes.get("restart_momentum", False),
+    )
+
+
+def _epoch(stage: Stage, rate: float, batches: int | None) -> Epoch:
+    objective = stage.objective if stage.objective.weights else replace(stage.objective, mean="weights")
+    sgd, radius = _given(stage.sgd), _given(stage.sam_radius)
+    return Epoch(
+        objective=objective,
+        rate=rate,
+        momentum=sgd.momentum,
+        weight_decay=_given(sgd.weight_decay),
+        feed=_given(stage.feed),
+        sam_radius=radius or None,
+        batches=batches,
+    )
+
+
+def _given(value: T | Free) -> T:
+    """For the type checker: a compiled method has no free value left."""
+    assert not isinstance(value, Free)
+    return value
+
+
+def _merged(rows: Iterable[tuple[int, Epoch]]) -> tuple[tuple[int, Epoch], ...]:
+    merged: list[tuple[int, Epoch]] = []
+    for count, row in rows:
+        if merged and merged[-1][1] == row and not row.restart_momentum:
+            merged[-1] = (merged[-1][0] + count, row)
+        else:
+            merged.append((count, row))
+    return tuple(merged)
+
+
+def points(grid: Grid, method: str, column: Column, variant: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every assignment of the free names of one method on one column, the column's own values included, in grid order.
+
+    Raises ``BadInput`` for a method that the grid does not have.
+    """
+    if method not in grid.methods:
+        raise BadInput(f"method {method!r} is unknown here; allowed: {', '.join(grid.methods)}")
+    fixed = {**column.values, **({} if column.stand_in else variant or {})}
+    if grid.points is not None:
+        point = grid.points.get((column.name, method))
+        return [] if point is None else [{**fixed, **point}]
+    supplied = {name: _for_column(values, column) for name, values in grid.values.items()}
+    for name in supplied:
+        fixed.pop(name, None)
+    names = list(dict.fromkeys(free_names(fill(grid.methods[method], fixed))))
+    missing = [name for name in names if name not in supplied]
+    if missing:
+        raise TypeError(f"{grid.title}: {method} on {column.name} needs values for {', '.join(missing)}")
+    return [
+        {**fixed, **dict(zip(names, chosen, strict=True))} for chosen in itertools.product(*(supplied[name] for name in names))
+    ]
+
+
+def _for_column(values: Any, column: Column) -> tuple[Any, ...]:
+    if isinstance(values, Mapping):
+        values = values[column.name]
+    return values if isinstance(values, tuple) else (values,)
+
+
+def axes(grid: Grid, method: str, column: Column, variant: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Names that take more than one value over the grid's points of this method and column, in grid order."""
+    found = points(grid, method, column, variant)
+    return tuple(name for name in (found[0] if found else ()) if any(p[name] != found[0][name] for p in found))
+
+
+def cells(
+    paper: Paper,
+    grid: str,
+    *,
+    columns: Sequence[Column] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    variant: str | None = None,
+    quick: bool = False,
+) -> list[Cell]:
+    """The cells of a grid: seeds outermost, then columns, methods and points, in the order the paper module has them.
+
+    ``quick`` keeps the first point of each method only. Columns that the grid does not have are left out.
+    """
+    chosen = paper.grids[grid]
+    override = variant_values(paper, variant)
+    compiled: list[tuple[str, Column, tuple[tuple[str, float], ...], Programme]] = []
+    for column in chosen.columns:
+        if columns is not None and column not in columns:
+            continue
+        for method in chosen.methods if methods is None else methods:
+            names = axes(chosen, method, column, override)
+            for values in points(chosen, method, column, override)[: 1 if quick else None]:
+                programme = compile_method(chosen.methods[method], column, values, quick)
+                compiled.append((method, column, tuple((n, values[n]) for n in names), programme))
+    return [
+        Cell(paper.name, grid, method, column, point, variant, quick, programme, seed)
+        for seed in seeds
+        for method, column, point, programme in compiled
+    ]
+
+
+def variant_values(paper: Paper, variant: str | None) -> Mapping[str, Any]:
+    """What a variant replaces; raises ``BadInput`` for one that the paper does not have."""
+    if variant is None:
+        return {}
+    for known in paper.variants:
+        if known.name == variant:
+            return known.values
+    allowed = ", ".join(v.name for v in paper.variants) or "none"
+    raise BadInput(f"variant {variant!r} is unknown; {paper.command} has: {allowed}")
+
+
+def branch_epochs(programmes: Iterable[Programme]) -> dict[str, int]:
+    """Where programmes part or one of them ends: key of the state there (on a nominal edition) -> epoch.
+
+    These are the states worth a checkpoint.
+    """
+    following: dict[str, set[str]] = {}
+    epoch: dict[str, int] = {}
+    for programme in programmes:
+        chain = programme.keys("")
+        for number, (here, after) in enumerate(itertools.pairwise(chain)):
+            following.setdefault(here, set()).add(after)
+            epoch[here] = number
+        following.setdefault(chain[-1], set()).add("")
+        epoch[chain[-1]] = programme.length
+    return {key: epoch[key] for key, after in following.items() if len(after) > 1 and epoch[key] > 0}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan costs: cells, epochs if each cell were trained alone, and distinct epochs."""
+
+    cells: int
+    epochs_alone: int
+    epochs_shared: int
+
+
+def cost(planned: Sequence[Cell], edition: str = "") -> Cost:
+    """Cells with equal keys are one; epochs with equal keys and seed are trained once."""
+    alone: dict[tuple[str, int], int] = {}
+    shared: set[tuple[str, int]] = set()
+    for cell in planned:
+        chain = cell.programme.keys(edition)
+        alone[chain[-1], cell.seed] = cell.programme.length
+        shared.update((key, cell.seed) for key in chain[1:])
+    return Cost(len(alone), sum(alone.values()), len(shared))
+
+
+def epoch_work(start: Start, row: Epoch) -> float:
+    """Work of one epoch in passes of one image forward and backward; a pass forward alone counts a third."""
+    source, counts = SOURCES[start.data.source], start.data.class_counts()
+    images = sum(counts) if row.batches is None else min(sum(counts), row.batches * row.feed.batch)
+    evaluated = source.classes * ((start.data.test or source.test_per_class) + (start.data.validation or 0))
+    return images * (1 if row.sam_radius is None else 2) + evaluated / 3
+
+
+def epochs_left(
+    planned: Sequence[Cell],
+    edition_of: Mapping[str, str],
+    finished: Callable[[Cell], bool],
+    begun: Callable[[Cell], int],
+) -> dict[tuple[str, int], tuple[Cell, float]]:
+    """Distinct epochs still to train: (key after the epoch, seed) -> (a cell that has it, its work).
+
+    ``begun`` is the epoch of the furthest checkpoint of a cell, 0 if there is none.
+    """
+    left: dict[tuple[str, int], tuple[Cell, float]] = {}
+    for cell in planned:
+        if finished(cell):
+            continue
+        programme = cell.programme
+        chain = programme.keys(edition_of[programme.start.data.source])
+        first, last = begun(cell) + 1, 0
+        for count, row in programme.runs:
+            work = epoch_work(programme.start, row)
+            for number in range(max(first, last + 1), last + count + 1):
+                left.setdefault((chain[number], cell.seed), (cell, work))
+            last += count
+    return left

@@ -1,0 +1,253 @@
+"""Records, Measures and the Store: what is left of a trained cell, as atomic JSON files. No torch, never a pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replicate.errors import BadInput
+from replicate.grid import Cell, cell_key, epochs_left
+
+FORMAT = 1
+_NAME = re.compile(r"(?P<key>[0-9a-f]{24})-s(?P<seed>\d+)\.json")
+
+
+@dataclass
+class Record:
+    """What a finished (or failed) cell leaves.
+
+    ``curves`` has one entry an epoch, counted over the whole chain: ``loss`` (mean over images; SAM: of the perturbed
+    pass), ``rate`` (learning rate), ``seconds``, and correct counts: ``train[group]``, ``validation[group]`` where there is
+    one, ``test[half][group]`` for the two fixed halves of the test set (parity of an image's place in its class).
+    ``totals`` holds the image counts behind them, in the same shape. ``per_class`` maps an epoch (the last, every best,
+    every switch) to counts of each class: ``train`` [C], ``test`` [2][C].
+    ``failed`` is None, or the epoch and loss at which training broke off.
+    """
+
+    key: str
+    seed: int
+    programme_key: str
+    source: str
+    edition: str
+    spec: dict[str, Any]
+    class_counts: list[int]
+    groups: dict[str, list[int]]
+    epochs: int
+    curves: dict[str, Any]
+    totals: dict[str, Any]
+    per_class: dict[str, Any]
+    best: dict[str, int]
+    environment: dict[str, Any]
+    fingerprint: str
+    made_for: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, Any] | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, told: Any) -> Record:
+        """Raises ``ValueError`` for data that is not a Record of this format."""
+        if not isinstance(told, dict) or told.get("format") != FORMAT:
+            raise ValueError("not a Record of this format")
+        try:
+            record = cls(**told)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        done = record.epochs
+        if record.failed is None and any(len(record.curves[name]) != done for name in ("loss", "rate", "seconds")):
+            raise ValueError(f"its curves do not have {done} epochs")
+        return record
+
+    def accuracy(self, split: str, *, half: int | None = None) -> list[float]:
+        """Share of correct images, epoch by epoch, on ``"train"``, ``"validation"`` or ``"test"`` (or one half of it).
+
+        Balanced accuracy wherever the classes of that split are of equal size, as every test and validation split here
+        is. Empty if the split does not exist.
+        """
+        if split == "test":
+            halves = (0, 1) if half is None else (half,)
+            correct = [list(self.curves["test"][h].values()) for h in halves]
+            total = sum(sum(self.totals["test"][h].values()) for h in halves)
+            series = [curve for of_half in correct for curve in of_half]
+        else:
+            if split not in self.curves:
+                return []
+            series = list(self.curves[split].values())
+            total = sum(self.totals[split].values())
+        return [sum(counts) / total for counts in zip(*series, strict=True)]
+
+
+def file_name(programme_key: str, seed: int) -> str:
+    """Name of the file that holds a Record or a checkpoint's Measures."""
+    return f"{programme_key[:24]}-s{seed}.json"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either all of it or what it held before. Raises ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+class Store:
+    """The folder of Records, Measures and checkpoints; beside it, folders of Records that are only read.
+
+    ``records/<source>@<edition>/<programme key>-s<seed>.json``, ``measures/`` likewise with one folder a measure, and
+    ``checkpoints/`` likewise with an epoch in the name. Files are written whole or not at all, so any number of readers and
+    a writer that is killed leave it usable.
+    """
+
+    def __init__(self, root: Path, also: Sequence[Path] = ()) -> None:
+        self.root = Path(root)
+        self.also = tuple(Path(path) for path in also)
+
+    def require_writable(self) -> None:
+        """Raises ``BadInput`` if nothing can be written there."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise BadInput(
+                f"store {str(self.root)!r} is not writable ({error.strerror}); name a folder you may write to with --store"
+            ) from None
+
+    def editions(self, source: str) -> list[str]:
+        """Editions of a data set that Records exist for, official first."""
+        found = {
+            path.name.partition("@")[2]
+            for root in (self.root, *self.also)
+            for path in root.glob(f"records/{source}@*")
+            if path.is_dir()
+        }
+        return sorted(found, key=lambda edition: (edition != "official", edition))
+
+    def seeds(self, source: str, edition: str) -> dict[str, list[int]]:
+        """Seeds with a Record, by the first 24 digits of the programme key."""
+        found: dict[str, set[int]] = {}
+        for root in (self.root, *self.also):
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(root / "records" / f"{source}@{edition}"):
+                    if match := _NAME.fullmatch(name):
+                        found.setdefault(match["key"], set()).add(int(match["seed"]))
+        return {key: sorted(seeds) for key, seeds in found.items()}
+
+    def record(self, source: str, edition: str, programme_key: str, seed: int) -> Record | None:
+        """The Record, or None. Raises ``BadInput`` naming a file that is damaged."""
+        for root in (self.root, *self.also):
+            path = root / "records" / f"{source}@{edition}" / file_name(programme_key, seed)
+            try:
+                text = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise BadInput(f"Record {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+            record = _parse(path, text)
+            if record.key != cell_key(programme_key, seed):
+                raise _damaged(path, "its key is another cell's")
+            return record
+        return None
+
+    def of(self, cell: Cell, edition: str) -> Record | None:
+        """The Record of a cell on an edition of its data, or None."""
+        return self.record(cell.programme.start.data.source, edition, cell.programme.keys(edition)[-1], cell.seed)
+
+    def records(self) -> Iterator[Record]:
+        """Every Record, the store's own first, in order of their files' names."""
+        seen = set()
+        for root in (self.root, *self.also):
+            for path in sorted(root.glob("records/*@*/*.json")):
+                if (name := f"{path.parent.name}/{path.name}") not in seen and _NAME.fullmatch(path.name):
+                    seen.add(name)
+                    yield _parse(path, path.read_bytes())
+
+    def write(self, record: Record) -> Path:
+        """Raises ``BadInput`` if the store cannot be written."""
+        place = f"{record.source}@{record.edition}"
+        return self._write(self.root / "records" / place / file_name(record.programme_key, record.seed), asdict(record))
+
+    def measure(self, name: str, record: Record) -> dict[str, Any] | None:
+        """A Measure of a trained cell, or None. Raises ``BadInput`` naming a file that is damaged."""
+        place = Path("measures") / f"{record.source}@{record.edition}" / name
+        for root in (self.root, *self.also):
+            path = root / place / file_name(record.programme_key, record.seed)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    told = json.loads(path.read_bytes())
+                except ValueError:
+                    raise _damaged(path, "it is not JSON") from None
+                if isinstance(told, dict):
+                    return told
+                raise _damaged(path, "it is not a Measure")
+        return None
+
+    def write_measure(self, name: str, record: Record, told: dict[str, Any]) -> Path:
+        """Raises ``BadInput`` if the store cannot be written."""
+        place = Path("measures") / f"{record.source}@{record.edition}" / name
+        return self._write(self.root / place / file_name(record.programme_key, record.seed), told)
+
+    def checkpoint(self, source: str, edition: str, key: str, epoch: int, seed: int) -> Path:
+        """Where the state after ``epoch`` with this chain key belongs."""
+        return self.root / "checkpoints" / f"{source}@{edition}" / f"{key[:24]}-e{epoch}-s{seed}.pt"
+
+    def furthest(self, cell: Cell, edition: str) -> int:
+        """Epoch of the furthest checkpoint on the cell's way, 0 if there is none."""
+        chain = cell.programme.keys(edition)
+        source = cell.programme.start.data.source
+        for epoch in range(cell.programme.length, 0, -1):
+            if self.checkpoint(source, edition, chain[epoch], epoch, cell.seed).exists():
+                return epoch
+        return 0
+
+    def epochs_left(self, planned: Sequence[Cell], edition_of: Mapping[str, str]) -> dict[tuple[str, int], tuple[Cell, float]]:
+        """Distinct epochs still to train (see :func:`replicate.grid.epochs_left`), given what is in the store."""
+
+        def edition(cell: Cell) -> str:
+            return edition_of[cell.programme.start.data.source]
+
+        return epochs_left(
+            planned,
+            edition_of,
+            finished=lambda cell: self.of(cell, edition(cell)) is not None,
+            begun=lambda cell: self.furthest(cell, edition(cell)),
+        )
+
+    def _write(self, path: Path, told: dict[str, Any]) -> Path:
+        try:
+            write_atomically(path, _json(told))
+        except OSError as error:
+            raise BadInput(
+                f"store {str(self.root)!r} cannot be written ({error.strerror}); free space there or name another with --store"
+            ) from None
+        return path
+
+
+def _parse(path: Path, text: bytes) -> Record:
+    try:
+        return Record.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, str(error) or type(error).__name__) from None
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(f"file {str(path)!r} is damaged ({why}); delete it and run again: only that cell is trained again")
