@@ -1,0 +1,398 @@
+"""Z. Wang, Q. Xu, Z. Yang, Y. He, X. Cao, Q. Huang: "A Unified Generalization Analysis of Re-Weighting and
+Logit-Adjustment for Imbalanced Learning", NeurIPS 2023.
+
+Covered: Table 1 (both blocks, all eight CIFAR columns), the runs behind Figures 1-9, and the released scripts' 32 runs
+against the README of the released code. Table 2 (ImageNet-LT, iNaturalist) is printed as published, not re-run.
+
+Cost of Table 1: 46 cells in 2,800 epochs for each seed of a ratio-100 column (9,200 without shared beginnings); 21 of the
+46 cells take sharpness-aware steps, at twice the work.
+
+Known gaps: the values of nu, tau, gamma and of the SAM radius behind Table 1 are printed nowhere; nine of its cells are
+illegible in the source at hand and stay empty. "Sec. F" is the paper's section on implementation.
+"""
+
+from typing import Any
+
+from replicate.protocol import (
+    LDAM,
+    AutoAugmentCutout,
+    Block,
+    Column,
+    Crop,
+    CropFlip,
+    CrossEntropy,
+    Drops,
+    EffectiveNumber,
+    Feed,
+    Free,
+    Grid,
+    InversePrior,
+    LongTailed,
+    Method,
+    Objective,
+    Paper,
+    Quirk,
+    Row,
+    Sgd,
+    Stage,
+    Table,
+    Variant,
+    VectorScaling,
+)
+
+# --- protocol on CIFAR: Sec. F and released code ---------------------------------------------------------------------
+
+EPOCHS, SWITCH = 200, 160  # Sec. F; T0, where DRW, ADRW and TLA set in
+T0 = Free("switch")
+RELEASED_DROPS = Drops(base=0.1, warmup=5, ramp=5, drops=((0, 1e-3), (20, 1e-5)), origin=T0)  # quirk lr-drops
+TEXT_DROPS = Drops(base=0.1, warmup=5, ramp=5, drops=((0, 1e-2), (20, 1e-3)), origin=T0)  # Sec. F: "divided by 10"
+MOMENTUM, WEIGHT_DECAY, BATCH = 0.9, 2e-4, 128  # Sec. F
+SEEDS = 5  # Sec. 4.1; quirk seeds
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # released code, both CIFARs
+
+CIFAR = {
+    "epochs": EPOCHS,
+    "switch": SWITCH,
+    "sgd": Sgd(RELEASED_DROPS, MOMENTUM, WEIGHT_DECAY),
+    "feed": Feed(BATCH, CropFlip(padding=4)),
+    "mean": "weights",  # quirk weighted-mean
+}
+
+# --- a stand-in that needs no download: scikit-learn's digits, no part of the paper ----------------------------------
+
+DIGITS = {
+    "epochs": 60,
+    "switch": 48,
+    "sgd": Sgd(Drops(base=0.1, warmup=3, ramp=3, drops=((0, 1e-2), (6, 1e-3)), origin=T0), MOMENTUM, 5e-4),
+    "feed": Feed(32, Crop(padding=1)),
+    "mean": "weights",
+}
+
+# --- data: Sec. F and released code (quirk subset) -------------------------------------------------------------------
+
+C10: dict[str, Any] = {
+    "groups": {"majority": (0, 5), "minority": (5, 10)},
+    "network": "resnet32",
+    "values": CIFAR,
+}  # quirk figure-3
+C100: dict[str, Any] = {"groups": {"majority": (0, 50), "minority": (50, 100)}, "network": "resnet32", "values": CIFAR}
+
+
+def _data(source: str, profile: str, ratio: int) -> LongTailed:
+    return LongTailed(source, profile, ratio, MEAN, STD, largest={"cifar10": 5000, "cifar100": 500}[source])
+
+
+CIFAR_COLUMNS = (
+    Column("cifar10-lt", 100, ("CIFAR-10", "LT", "100"), _data("cifar10", "exponential", 100), **C10),
+    Column("cifar10-lt", 10, ("CIFAR-10", "LT", "10"), _data("cifar10", "exponential", 10), **C10),
+    Column("cifar10-step", 100, ("CIFAR-10", "Step", "100"), _data("cifar10", "step", 100), **C10),
+    Column("cifar10-step", 10, ("CIFAR-10", "Step", "10"), _data("cifar10", "step", 10), **C10),
+    Column("cifar100-lt", 100, ("CIFAR-100", "LT", "100"), _data("cifar100", "exponential", 100), **C100),
+    Column("cifar100-lt", 10, ("CIFAR-100", "LT", "10"), _data("cifar100", "exponential", 10), **C100),
+    Column("cifar100-step", 100, ("CIFAR-100", "Step", "100"), _data("cifar100", "step", 100), **C100),
+    Column("cifar100-step", 10, ("CIFAR-100", "Step", "10"), _data("cifar100", "step", 10), **C100),
+)
+DIGITS_LT = Column(
+    dataset="digits",
+    ratio=45,  # 90 images in the first class, 2 in the last
+    path=("Digits", "LT", "45"),
+    data=LongTailed("digits", "exponential", 45, (0.3053,), (0.3760,), largest=90, validation=20, test=60),
+    network="convnet3",
+    values=DIGITS,
+    groups={"majority": (0, 5), "minority": (5, 10)},
+    stand_in=True,
+)
+COLUMNS = (*CIFAR_COLUMNS, DIGITS_LT)
+
+# --- methods: Sec. 3 and 4.1; keys are the row labels of Table 1, "+SAM" for its second block -------------------------
+
+NU, TAU, GAMMA = Free("nu"), Free("tau"), Free("gamma")
+DRW = EffectiveNumber(beta=0.9999)  # "CB" weights, deferred
+ADRW = InversePrior(NU)  # Eq. 5
+
+TRAIN = Stage(Free("epochs"), Objective(CrossEntropy(), mean=Free("mean")), Free("sgd"), Free("feed"))
+CE = Method(TRAIN)
+CB = Method(Stage(Free("epochs"), Objective(CrossEntropy(), DRW, Free("mean")), Free("sgd"), Free("feed")))
+MARGIN = Method(Stage(Free("epochs"), Objective(LDAM(0.5, 30.0), mean=Free("mean")), Free("sgd"), Free("feed")), "cosine")
+VS = Method(Stage(Free("epochs"), Objective(VectorScaling(GAMMA, TAU), mean=Free("mean")), Free("sgd"), Free("feed")))
+TLA = VectorScaling(0.0, TAU)  # Sec. 3.3: the multiplicative term is truncated, the additive one stays
+
+METHODS = {
+    "CE": CE,
+    "LDAM": MARGIN,
+    "VS": VS,
+    "CE+DRW": CE.then_from(T0, weights=DRW),
+    "LDAM+DRW": MARGIN.then_from(T0, weights=DRW),
+    "VS+DRW": VS.then_from(T0, weights=DRW),
+    "CE+ADRW": CE.then_from(T0, weights=ADRW),
+    "LDAM+ADRW": MARGIN.then_from(T0, weights=ADRW),
+    "VS+TLA+DRW": VS.then_from(T0, loss=TLA, weights=DRW),
+    "VS+TLA+ADRW": VS.then_from(T0, loss=TLA, weights=ADRW),  # Alg. 1
+    "CE+DRW+SAM": CE.with_sam(Free("radius_ce")).then_from(T0, weights=DRW),
+    "LDAM+DRW+SAM": MARGIN.with_sam(Free("radius_ldam")).then_from(T0, weights=DRW),
+    "VS+SAM": VS.with_sam(Free("radius_vs")),
+    "CE+ADRW+SAM": CE.with_sam(Free("radius_ce")).then_from(T0, weights=ADRW),
+    "LDAM+ADRW+SAM": MARGIN.with_sam(Free("radius_ldam")).then_from(T0, weights=ADRW),
+    "VS+TLA+ADRW+SAM": VS.with_sam(Free("radius_vs")).then_from(T0, loss=TLA, weights=ADRW),
+}
+EXTRA = {"VS+ADRW": VS.then_from(T0, weights=ADRW), "CB": CB, "CE+None": CE}  # Figs 2, 3
+
+# --- the released scripts: 400 epochs, AutoAugment and Cutout, SAM, tuned weight decay -------------------------------
+
+RELEASED = {
+    "epochs": 400,
+    "switch": 320,
+    # The ramp keeps its slope while its bound doubles: 0.2 at epoch 10, then back to 0.1.
+    "sgd": Sgd(Drops(0.1, ((0, 1e-3), (40, 1e-5)), warmup=10, ramp=5, origin=T0), MOMENTUM, Free("weight_decay")),
+    "feed": Feed(BATCH, AutoAugmentCutout(padding=4, hole=16)),
+}
+R1, R2 = Free("r1"), Free("r2")
+RELEASED_METHODS = {
+    "CE+SAM": CE.with_sam(R1).then_from(T0, sam_radius=R2),
+    "LDAM+DRW+SAM": MARGIN.with_sam(R1).then_from(T0, weights=DRW, sam_radius=R2),
+    "VS+SAM": VS.with_sam(R1).then_from(T0, sam_radius=R2),
+    "VS+TLA+ADRW+SAM": VS.with_sam(R1).then_from(
+        T0, loss=VectorScaling(0.0, Free("tau_after")), weights=ADRW, sam_radius=R2, restart_momentum=True
+    ),
+}
+RUN_NAMES = ("r1", "r2", "weight_decay", "gamma", "tau", "nu", "tau_after")  # the last four where they apply
+RUNS = {  # bash_script.sh, in the order of RELEASED_METHODS; weight decay, gamma and tau before the switch
+    "cifar100-lt/100": (
+        (0.2, 0.2, 1e-4),
+        (0.5, 0.5, 1e-4),
+        (0.3, 0.3, 2e-4, 0.05, 1.0),
+        (0.2, 0.4, 2e-4, 0.05, 1.0, 0.25, 0.75),
+    ),
+    "cifar100-lt/10": ((0.1, 0.1, 1e-4), (0.3, 0.3, 5e-5), (0.1, 0.1, 1e-4, 0.05, 0.5), (0.1, 0.5, 1e-4, 0.05, 0.5, 0.1, 0.75)),
+    "cifar100-step/100": ((0.3, 0.3, 1e-5), (0.3, 0.3, 5e-5), (0.2, 0.2, 1e-4, 0.0, 1.0), (0.2, 0.2, 1e-4, 0.0, 1.0, 0.1, 1.0)),
+    "cifar100-step/10": ((0.1, 0.1, 1e-5), (0.4, 0.4, 5e-5), (0.1, 0.1, 1e-4, 0.0, 1.0), (0.1, 0.3, 1e-4, 0.0, 1.0, 0.05, 1.0)),
+    "cifar10-lt/100": ((0.1, 0.1, 1e-4), (0.4, 0.4, 5e-5), (0.1, 0.1, 2e-4, 0.05, 1.0), (0.1, 0.2, 2e-4, 0.05, 1.0, 0.15, 1.0)),
+    "cifar10-lt/10": ((0.1, 0.1, 1e-4), (0.4, 0.4, 1e-5), (0.1, 0.1, 1e-4, 0.0, 1.0), (0.1, 0.1, 1e-4, 0.0, 1.0, 0.1, 1.0)),
+    "cifar10-step/100": (
+        (0.1, 0.1, 5e-5),
+        (0.2, 0.2, 5e-5),
+        (0.1, 0.1, 1e-4, 0.0, 1.25),
+        (0.1, 0.2, 1e-4, 0.0, 1.25, 0.1, 1.0),
+    ),
+    "cifar10-step/10": ((0.1, 0.1, 5e-5), (0.2, 0.2, 5e-5), (0.1, 0.1, 1e-4, 0.0, 1.0), (0.1, 0.1, 1e-4, 0.0, 1.0, 0.1, 1.0)),
+}
+
+# --- grids -----------------------------------------------------------------------------------------------------------
+
+NU_GRID = (0.15, 0.25, 0.75, 1.0, 2.0, 3.0)  # Sec. F, as are the next two; the chosen values are unpublished
+TAU_GRID = (0.5, 0.75, 1.0, 1.25, 2.0)
+GAMMA_GRID = (0.05, 0.1, 0.15, 0.2, 0.25)
+T0_GRID = (20, 40, 60, 80, 100, 120, 140, 160, 180)  # quirk figure-3
+
+TAU_TABLE = {  # quirk tau: the released VS line of each column
+    "cifar10-lt/100": 1.0,
+    "cifar10-lt/10": 1.0,
+    "cifar10-step/100": 1.25,
+    "cifar10-step/10": 1.0,
+    "cifar100-lt/100": 1.0,
+    "cifar100-lt/10": 0.5,
+    "cifar100-step/100": 1.0,
+    "cifar100-step/10": 1.0,
+    "digits/45": 1.0,
+}
+GAMMA_TABLE = 0.05  # quirk gamma
+C10_NAMES, C100_NAMES = tuple(c.name for c in CIFAR_COLUMNS[:4]), tuple(c.name for c in CIFAR_COLUMNS[4:])
+NU_TABLE = {**dict.fromkeys(C10_NAMES + C100_NAMES, NU_GRID), "digits/45": 0.75}
+T0_TABLE = {**dict.fromkeys(C10_NAMES + C100_NAMES, T0_GRID), "digits/45": (12, 24, 36, 48)}
+RADII = {  # quirk sam-radius; on digits ours
+    "radius_ce": {**dict.fromkeys(C10_NAMES, 0.5), **dict.fromkeys(C100_NAMES, 0.8), "digits/45": 0.05},
+    "radius_ldam": {**dict.fromkeys(C10_NAMES + C100_NAMES, 0.8), "digits/45": 0.05},
+    "radius_vs": {**dict.fromkeys(C10_NAMES, 0.1), **dict.fromkeys(C100_NAMES, 0.2), "digits/45": 0.05},
+}
+CHOSEN = {"tau": TAU_TABLE, "gamma": GAMMA_TABLE, **RADII}
+
+GRIDS = {
+    "table": Grid("Table 1, nu searched", METHODS, COLUMNS, {**CHOSEN, "nu": NU_TABLE}),
+    "full": Grid(
+        "Table 1, the paper's whole search", METHODS, COLUMNS, {**RADII, "nu": NU_GRID, "tau": TAU_GRID, "gamma": GAMMA_GRID}
+    ),
+    "released": Grid(
+        "The released scripts",
+        RELEASED_METHODS,
+        CIFAR_COLUMNS,
+        points={
+            (column, method): {**RELEASED, **dict(zip(RUN_NAMES, run, strict=False))}
+            for column, runs in RUNS.items()
+            for method, run in zip(RELEASED_METHODS, runs, strict=True)
+        },
+    ),
+    "figure1": Grid("Figs 1 and 7", {m: METHODS[m] for m in ("CE+ADRW", "LDAM+ADRW")}, COLUMNS, {"nu": NU_GRID}),
+    "figure2": Grid(
+        "Figs 2, 5 and 8", {"VS+ADRW": EXTRA["VS+ADRW"]}, COLUMNS, {"nu": NU_GRID, "tau": TAU_GRID, "gamma": GAMMA_TABLE}
+    ),
+    "figure3": Grid("Figs 3, 6 and 9", {"CE+DRW": METHODS["CE+DRW"], "CE+None": CE, "CB": CB}, COLUMNS, {"switch": T0_TABLE}),
+    "figure4": Grid("Fig. 4", {m: METHODS[m] for m in ("VS", "VS+DRW")}, COLUMNS, {"gamma": GAMMA_GRID, "tau": TAU_TABLE}),
+}
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+TABLE_1 = Table(
+    number="1",
+    title="Balanced accuracy (%) on CIFAR-10 and CIFAR-100, mean over 5 seeds",
+    blocks=(
+        Block(
+            "w/o SAM",
+            (
+                (Row("CE", "CE"), Row("LDAM", "LDAM"), Row("VS", "VS")),
+                (Row("CE+DRW", "CE+DRW"), Row("LDAM+DRW", "LDAM+DRW"), Row("VS+DRW", "VS+DRW")),
+                (
+                    Row("CE+ADRW", "CE+ADRW", baseline=False),
+                    Row("LDAM+ADRW", "LDAM+ADRW", baseline=False),
+                    Row("VS+TLA+DRW", "VS+TLA+DRW", baseline=False),
+                    Row("VS+TLA+ADRW", "VS+TLA+ADRW", baseline=False),
+                ),
+            ),
+        ),
+        Block(
+            "w/ SAM",
+            (
+                (Row("CE+DRW", "CE+DRW+SAM"), Row("LDAM+DRW", "LDAM+DRW+SAM"), Row("VS", "VS+SAM")),
+                (
+                    Row("CE+ADRW", "CE+ADRW+SAM", baseline=False),
+                    Row("LDAM+ADRW", "LDAM+ADRW+SAM", baseline=False),
+                    Row("VS+TLA+ADRW", "VS+TLA+ADRW+SAM", baseline=False),
+                ),
+            ),
+        ),
+    ),
+    columns=CIFAR_COLUMNS,
+    published="table1.csv",
+    seeds=SEEDS,
+    quirks=("lr-drops", "seeds", "best-epoch", "nu", "tau", "gamma", "sam-radius", "weighted-mean", "subset"),
+)
+README_TABLE = Table(
+    number="released",
+    title="Balanced accuracy (%) of the released scripts, against the README of the released code",
+    blocks=(
+        Block(
+            "400 Epochs with tuned wd, SAM, and RandAug",
+            (
+                (Row("CE", "CE+SAM"), Row("LDAM + DRW", "LDAM+DRW+SAM"), Row("VS", "VS+SAM")),
+                (Row("VS + ADRW + TLA (Ours)", "VS+TLA+ADRW+SAM", baseline=False),),
+            ),
+        ),
+    ),
+    columns=CIFAR_COLUMNS,
+    published="released_code_readme.csv",
+    grid="released",
+    seeds=SEEDS,
+    quirks=("released-radius", "released-resume", "released-grid", "autoaugment", "seeds"),
+)
+
+# --- quirks: where paper and code disagree, or neither says -----------------------------------------------------------
+
+VARIANTS = (
+    Variant("text", "learning-rate drops as worded: /10 at 160 and 180", {"sgd": Sgd(TEXT_DROPS, MOMENTUM, WEIGHT_DECAY)}),
+    Variant(
+        "text-mean",
+        "drops as worded, and weighted losses divided by the batch size as in Algorithm 1",
+        {"sgd": Sgd(TEXT_DROPS, MOMENTUM, WEIGHT_DECAY), "mean": "batch"},
+    ),
+)
+QUIRKS = (
+    Quirk(
+        "lr-drops",
+        "Sec. F divides the learning rate by 10 at epochs 160 and 180; the released code multiplies its base by 0.01 and "
+        "0.0001, after a linear warm-up of 5 epochs that the paper does not mention.",
+        "Released code. The variant changes the two drops only, so the first 160 epochs are shared.",
+        "text",
+    ),
+    Quirk(
+        "weighted-mean",
+        "Algorithm 1 divides weighted losses by the batch size; the released code by the batch's sum of weights.",
+        "Released code. As written, weights that sum to C shrink the last 40 epochs' step by up to 20 on CIFAR-10 LT 100.",
+        "text-mean",
+    ),
+    Quirk("seeds", "Five seeds (Sec. 4.1); which ones is not stated, and the scripts show seed 0 only.", "Seeds 0 to 4."),
+    Quirk(
+        "best-epoch",
+        "The released code reports the running maximum of test accuracy over epochs; the paper speaks of the best model.",
+        "The selection 'as published' does the same; 'last' and 'cross-fitted' read the same runs without that look.",
+    ),
+    Quirk(
+        "nu",
+        "The nu of each Table 1 cell is unpublished.",
+        "Sec. F's grid; one value a row and column, by the mean over seeds.",
+    ),
+    Quirk(
+        "tau",
+        "The tau of each Table 1 cell is unpublished.",
+        "The released VS line of the column, in both stretches; --grid full searches the grid of Sec. F.",
+    ),
+    Quirk(
+        "gamma",
+        "The gamma of each Table 1 cell is unpublished; the scripts use 0.05 or 0, and 0 lies outside the paper's grid.",
+        "0.05, the grid's smallest: with 0 the TLA rows would equal their baselines.",
+    ),
+    Quirk(
+        "sam-radius",
+        "SAM radii of Table 1 are 'tuned as suggested' by the SAM paper; none is printed for 200 epochs.",
+        "Values of the SAM ancestor's 200-epoch scripts: CE+DRW 0.5 (CIFAR-10) and 0.8 (CIFAR-100), LDAM+DRW 0.8; ADRW rows as "
+        "their DRW row; VS rows 0.1 and 0.2; one radius throughout.",
+    ),
+    Quirk(
+        "subset",
+        "N_k is truncated; each class is shuffled by numpy's global generator re-seeded with 0, whatever the training seed.",
+        "The same counts and images, from a generator of our own in the same legacy order.",
+    ),
+    Quirk(
+        "released-radius",
+        "CIFAR-100 LT 100: the VS line of the script has radius 0.3, the checkpoint that VS+TLA+ADRW resumes says 0.2.",
+        "0.2 before the switch in the TLA+ADRW run, as its checkpoint says; 0.3 in the VS run itself.",
+    ),
+    Quirk(
+        "released-resume",
+        "The TLA+ADRW scripts resume VS at epoch 320: the saved weight decay wins over the command line's, tau may change, and "
+        "with SAM the momentum starts again from zero.",
+        "The same: stage-one weight decay throughout, momentum restarted after the switch.",
+    ),
+    Quirk(
+        "released-grid",
+        "nu 0.05 and 0.1 and gamma 0 of the scripts lie outside the paper's grids, and the scripts train for 400 epochs.",
+        "The paper's grids and 200 epochs for Table 1; the scripted runs are a grid of their own.",
+    ),
+    Quirk(
+        "autoaugment",
+        "The option that the README calls RandAug is AutoAugment's CIFAR-10 policy with one 16-pixel Cutout square.",
+        "Released code; rotation keeps one direction, as in the re-implementation that it copies.",
+    ),
+    Quirk(
+        "figure-2",
+        "The gamma of Figs 2, 5 and 8, and whether TLA is active there, are not stated.",
+        "gamma 0.05; VS+ADRW without TLA.",
+    ),
+    Quirk(
+        "figure-3",
+        "Figs 3, 6 and 9 leave open which T0 were run, where the second drop of the learning rate goes, and which classes "
+        "count as majority.",
+        "T0 in steps of 20; the second drop 20 epochs after T0, as in the protocol; majority: the first half of the classes.",
+    ),
+    Quirk("figure-4", "The tau of Fig. 4 is not stated.", "The released VS line of the column."),
+    Quirk(
+        "table-2",
+        "ImageNet-LT and iNaturalist learning rates: 0.1 and 0.2 in the paper, 0.2 and 0.1 in the SAM ancestor's code.",
+        "Not re-run here; the paper, when it is.",
+    ),
+    Quirk(
+        "flip",
+        "The paper evaluates without test-time augmentation, as does its code; other papers here average over a mirror image.",
+        "None.",
+    ),
+)
+
+PAPER = Paper(
+    name="unified_bound",
+    title="A Unified Generalization Analysis of Re-Weighting and Logit-Adjustment for Imbalanced Learning",
+    citation="Wang, Xu, Yang, He, Cao, Huang. NeurIPS 2023. arXiv:2310.04752",
+    columns=COLUMNS,
+    tables=(TABLE_1, README_TABLE),
+    grids=GRIDS,
+    variants=VARIANTS,
+    quirks=QUIRKS,
+    measures=("class_bound",),
+)
