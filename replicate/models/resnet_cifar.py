@@ -1,0 +1,51 @@
+"""ResNet-32 for 32x32 images in its original small form (He et al. 2016, Sec. 4.2), shortcut option A."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from replicate.models.batch_norm import BatchNorm2d
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm. Where the shape changes the shortcut takes every second pixel and pads channels
+    with zeros, half on each side: it has no parameters."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(width)
+        self.stride = stride
+        self.pad = (width - channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu_(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1:
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        # In place: batch norm's backward pass reads its input, not this output, so nothing that is needed is lost.
+        return functional.relu_(out.add_(x))
+
+
+class ResNet32(nn.Module):
+    """Images [B, channels, 32, 32] to features [B, 64]."""
+
+    width = 64
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(16)
+        blocks, before = [], 16
+        for width, stride in ((16, 1), (32, 2), (64, 2)):
+            for place in range(5):
+                blocks.append(BasicBlock(before, width, stride if place == 0 else 1))
+                before = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.blocks(functional.relu_(self.bn1(self.conv1(images))))
+        return features.mean(dim=(2, 3))
