@@ -1,0 +1,1 @@
+"""Trains cells: the loop, its state and checkpoints, evaluation, and the plain reference it is measured against."""

@@ -1,0 +1,189 @@
+"""Runs cells one after another in this process, on one device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from replicate import losses
+from replicate.data.longtail import split
+from replicate.data.sources import Images
+from replicate.engine import loop, numerics
+from replicate.engine.cell import Stopped, train_cell
+from replicate.engine.loop import DeviceData
+from replicate.engine.state import State
+from replicate.grid import Cell, epoch_work
+from replicate.launch.progress import Progress
+from replicate.measures import MEASURES
+from replicate.models import build
+from replicate.protocol import SOURCES
+from replicate.record import Record, Store
+
+
+@dataclass
+class Outcome:
+    """What a launch did: cells that were done before, trained now, failed, and left; epochs trained now."""
+
+    before: int = 0
+    trained: int = 0
+    failed: list[tuple[Cell, dict[str, object]]] = field(default_factory=list)
+    left: list[Cell] = field(default_factory=list)
+    epochs: int = 0
+    epochs_left: int = 0
+
+
+def run(
+    planned: Sequence[Cell],
+    store: Store,
+    images: Mapping[str, Images],
+    device: torch.device,
+    *,
+    keep: Set[str] = frozenset(),
+    measures: Sequence[str] = (),
+    time_limit: float | None = None,
+    progress: Progress,
+) -> Outcome:
+    """Train every cell that the store has no Record of, in order; compute Measures that are missing.
+
+    ``images`` by source; ``time_limit`` in seconds from now: training stops at a checkpoint once it is over. Raises
+    ``BadInput`` if the store cannot be written or holds a damaged file. On Ctrl-C the last checkpoint stays.
+    """
+    numerics.reuse_memory()
+    edition_of = {source: loaded.edition for source, loaded in images.items()}
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    outcome = Outcome()
+    materials = _Materials(images, device)
+
+    left = store.epochs_left(planned, edition_of)
+    progress.expect(sum(work for _, work in left.values()), len(left))
+
+    def out_of_time() -> bool:
+        return deadline is not None and time.monotonic() >= deadline
+
+    for place, cell in enumerate(planned, start=1):
+        edition = edition_of[cell.programme.start.data.source]
+        record = store.of(cell, edition)
+        if record is not None:
+            outcome.before += 1
+            if record.failed is not None:
+                outcome.failed.append((cell, record.failed))
+            else:
+                _measure(cell, record, None, materials, store, edition, measures)
+            continue
+        if out_of_time():
+            outcome.left.append(cell)
+            continue
+        data = materials.of(cell)
+        chosen = numerics.mode(cell.programme.start.network, device)
+        numerics.enter(chosen)
+        progress.begin(cell, place, len(planned))
+
+        def each_epoch(state: State, cell: Cell = cell, data: DeviceData = data) -> None:
+            row = cell.programme.epoch(state.epoch)
+            accuracy = 100.0 * float(state.history.test[-1].sum()) / len(data.test.labels)
+            outcome.epochs += 1
+            progress.epoch(
+                state.epoch,
+                loss=state.history.loss[-1],
+                accuracy=accuracy,
+                work=epoch_work(cell.programme.start, row),
+                seconds=state.history.seconds[-1],
+            )
+
+        try:
+            record, state = train_cell(
+                cell, data, store, edition, chosen, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
+            )
+        except Stopped:
+            progress.end("stopped at a checkpoint")
+            outcome.left.append(cell)
+            continue
+        if record.failed is not None:
+            progress.end(f"failed: loss {record.failed['loss']} in epoch {record.failed['epoch']}")
+            outcome.failed.append((cell, record.failed))
+            continue
+        progress.end(None)
+        outcome.trained += 1
+        _measure(cell, record, state, materials, store, edition, measures)
+    outcome.epochs_left = len(store.epochs_left(outcome.left, edition_of))
+    return outcome
+
+
+class _Materials:
+    """Splits on the device, the latest one only: cells come column by column."""
+
+    def __init__(self, images: Mapping[str, Images], device: torch.device) -> None:
+        self._images = images
+        self._device = device
+        self._latest: tuple[object, DeviceData] | None = None
+
+    def of(self, cell: Cell) -> DeviceData:
+        describe = cell.programme.start.data
+        if self._latest is None or self._latest[0] != describe:
+            self._latest = (describe, DeviceData(split(self._images[describe.source], describe), cell.programme, self._device))
+        return self._latest[1]
+
+
+def _measure(
+    cell: Cell,
+    record: Record,
+    state: State | None,
+    materials: _Materials,
+    store: Store,
+    edition: str,
+    measures: Sequence[str],
+) -> None:
+    """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is there."""
+    for name in measures:
+        if store.measure(name, record) is not None:
+            continue
+        data = materials.of(cell)
+        if state is None:
+            programme = cell.programme
+            path = store.checkpoint(record.source, edition, record.programme_key, programme.length, cell.seed)
+            if not path.exists():
+                return
+            numerics.enter(numerics.mode(programme.start.network, data.device))
+            state = loop.start(programme, cell.seed, data.device)
+            if not state.restore(path):
+                return
+        store.write_measure(name, record, MEASURES[name](state, data, cell))
+
+
+def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
+    """Work per second (see :func:`replicate.grid.epoch_work`) of a few ordinary steps on random images, the fastest of them.
+
+    Takes a second or two and trains nothing that is kept.
+    """
+    numerics.reuse_memory()
+    start = cell.programme.start
+    row = replace(cell.programme.epoch(cell.programme.length), sam_radius=None)
+    numerics.enter(numerics.mode(start.network, device))
+    state = loop.start(cell.programme, cell.seed, device)
+    for group in state.optimiser.param_groups:
+        group["lr"] = 1e-4
+    source = SOURCES[start.data.source]
+    draw = torch.Generator().manual_seed(0)
+    batch = row.feed.batch
+    images = torch.randn(batch, source.channels, source.side, source.side, generator=draw).to(device)
+    labels = torch.randint(source.classes, (batch,), generator=draw).to(device)
+    loss_of = losses.criterion(row.objective, start.data.class_counts(), device=device)
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        loss, _ = loop.step(state, images.contiguous(memory_format=torch.channels_last), labels, loss_of, None)
+        loss.item()  # a GPU has only queued the step until its result is read
+        seconds.append(time.perf_counter() - began)
+    return batch / min(seconds)
+
+
+def checkpoint_bytes(cell: Cell) -> int:
+    """Size of one checkpoint of this cell: weights, momentum and batch-norm statistics in 32-bit floats, and its history."""
+    model = build(cell.programme.start.network, cell.programme.start.head, torch.Generator().manual_seed(0))
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    statistics = sum(buffer.numel() for buffer in model.buffers())
+    classes = cell.programme.start.network.classes
+    return 4 * (2 * numbers + statistics) + 8 * cell.programme.length * (3 + 3 * classes)

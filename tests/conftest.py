@@ -1,0 +1,73 @@
+"""What several test files share: real digits under a short protocol, and real CIFAR where it is."""
+
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from papers.unified_bound import DIGITS, DIGITS_LT, PAPER
+from replicate.launch.progress import Progress
+from replicate.protocol import Drops, Grid, Sgd
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from replicate.data.sources import load
+
+    return load("digits", None)
+
+
+SHORT = replace(
+    DIGITS_LT,
+    values={
+        **DIGITS,
+        "epochs": 6,
+        "switch": 4,
+        "sgd": Sgd(Drops(0.1, ((0, 0.01), (1, 0.001)), origin=4, warmup=2, ramp=2), 0.9, 5e-4),
+    },
+)
+
+
+@pytest.fixture(scope="session")
+def short_paper():
+    """The unified-bound paper on digits with 6 epochs and the switch after the 4th."""
+    table = PAPER.grids["table"]
+    grid = Grid(table.title, table.methods, (SHORT,), {**table.values, "nu": (0.75, 1.0)})
+    return replace(PAPER, columns=(SHORT,), grids={"table": grid}, variants=())
+
+
+class Silent(Progress):
+    """Progress that says nothing and remembers what it was told."""
+
+    def __init__(self):
+        super().__init__(io.StringIO())
+        self.lines = []
+
+    def end(self, note):
+        super().end(note)
+        self.lines.append(self._line)
+
+
+@pytest.fixture
+def silent():
+    return Silent()
+
+
+@pytest.fixture(scope="session")
+def cifar_folder():
+    """A folder with CIFAR in official layout; skips where there is none."""
+    folder = os.environ.get("REPLICATE_DATA")
+    if not folder or not (Path(folder) / "cifar-10-batches-py").is_dir():
+        pytest.skip("needs real CIFAR: set REPLICATE_DATA to a folder that has it")
+    return Path(folder)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
