@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, TypeVar
 
 from replicate.errors import BadInput
@@ -108,18 +108,36 @@ class Programme:
 
     def keys(self, edition: str) -> tuple[str, ...]:
         """Key after each epoch on this edition of the data; index 0 is the key of the untrained start."""
-        digest = _digest({"engine": ENGINE_REVISION, "edition": edition, "start": canonical(self.start)})
-        chain = [digest]
+        chain = [_start_key(edition, self.start)]
         for count, row in self.runs:
-            text = _digest(canonical(row))
-            for _ in range(count):
-                digest = hashlib.sha256(f"{digest}{text}".encode()).hexdigest()
-                chain.append(digest)
+            chain.extend(_following_keys(chain[-1], row, count))
         return tuple(chain)
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# Programmes of a grid share most of their rows and beginnings, so each is hashed once.
+
+
+@cache
+def _start_key(edition: str, start: Start) -> str:
+    return _digest({"engine": ENGINE_REVISION, "edition": edition, "start": canonical(start)})
+
+
+@cache
+def _row_digest(row: Epoch) -> str:
+    return _digest(canonical(row))
+
+
+@lru_cache(maxsize=100_000)
+def _following_keys(key: str, row: Epoch, count: int) -> tuple[str, ...]:
+    text, found = _row_digest(row), []
+    for _ in range(count):
+        key = hashlib.sha256(f"{key}{text}".encode()).hexdigest()
+        found.append(key)
+    return tuple(found)
 
 
 def cell_key(programme_key: str, seed: int) -> str:
