@@ -233,7 +233,7 @@ GRIDS = {
 
 TABLE_1 = Table(
     number="1",
-    title="Balanced accuracy (%) on CIFAR-10 and CIFAR-100, mean over 5 seeds",
+    title="Balanced accuracy (%) on CIFAR-10 and CIFAR-100",
     blocks=(
         Block(
             "w/o SAM",
@@ -312,7 +312,7 @@ QUIRKS = (
     Quirk(
         "best-epoch",
         "The released code reports the running maximum of test accuracy over epochs; the paper speaks of the best model.",
-        "The selection 'as published' does the same; 'last' and 'cross-fitted' read the same runs without that look.",
+        "The selection 'as published' does the same; 'last-epoch' and 'cross-fitted' read the same runs without that look.",
     ),
     Quirk(
         "nu",
