@@ -1,0 +1,384 @@
+"""What a replica says about a published number: the rules, in one place.
+
+:func:`summaries` reduces both sides to value, standard deviation, number of runs and degrees of freedom; :func:`levels`
+is Holm's correction over a table; :func:`judge` speaks. scipy is imported when a quantile is first needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from replicate.report.published import Printed
+from replicate.report.selection import Replica
+
+Key = tuple[str, str, str]
+
+FLOOR = 0.1  # of a standard deviation: spreads of a handful of runs are sometimes small by luck, or printed as 0.0
+ALPHA = 0.05  # over a table
+LEAST_SEEDS = 3
+MOST_SEEDS = 1000  # searched for the number that would settle an open verdict
+LARGEST_RATIO = 0.3  # sd/mean above which the log scale says nothing
+GROUPS = ("Many", "Medium", "Med.", "Few")
+
+#: The rules, a paragraph a line.
+RULES = """\
+Difference d: replica minus published, the replica always under the selection as-published. SE^2 = s_r^2/n_r+s_p^2/n_p. \
+Each s is a sample standard deviation of single runs, pooled over the rows of its column, at least 0.1, with the pool's \
+degrees of freedom; those of d after Welch. A published spread that is a population's, or of a kind not stated, is \
+multiplied by sqrt(n/(n-1)); an n that is not stated is taken as 2, the fewest with a spread. A side without any spread in \
+the column gets the other side's; a number without spread and n counts as one run.
+Margin: 1.0 point for accuracy over all classes, 2.0 for Many, Medium and Few; a factor of 1.25, on the log scale, for \
+FDR, and only where sd/mean is below 0.3.
+match: the 90 % interval of d lies inside the margin. higher, lower: not a match, and the 95 % interval excludes 0 after \
+Holm's correction over all numbers that the table prints as its own (one that is not replicated counts as not rejected). \
+open: else, with how many seeds of ours would settle it if d and s stayed; with fewer than 3 seeds always.
+other split: data of a redrawn edition, whose levels are not the paper's. not comparable: stand-in data and quick runs, \
+which never meet a published number. quoted: the paper took the number from elsewhere. missing: one of the numbers is. A \
+best of n runs is compared with our best of n, or with mean plus c s (c = 1.163 for n = 5).
+Only fully specified rows decide the exit code; others are judged under our grid. Order: pairs of rows of a column whose \
+published difference exceeds its 95 % interval, and how many of them have the same sign here. Gain: of the best proposed \
+row over the best baseline of a block, as published and here, paired by seed."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One side of a comparison. ``value`` and ``sd`` are in the scale of the comparison (percent, or log FDR).
+
+    ``n`` runs stand behind ``value``; ``runs`` are their own values, where known. ``sd`` is the sample standard deviation of
+    single runs, pooled over ``rows`` rows, with ``df`` degrees of freedom; None where nothing is known of it. ``statistic``:
+    ``"mean"``; ``"best"``, the largest of n; or ``"shifted"``, a mean plus ``shift`` times sd. ``ratio``, on the log scale:
+    sd/mean before the logarithm.
+    """
+
+    value: float
+    n: int
+    sd: float | None = None
+    df: int = 0
+    rows: int = 1
+    statistic: str = "mean"
+    shift: float = 0.0
+    runs: tuple[float, ...] = ()
+    ratio: float | None = None
+
+    @property
+    def variance(self) -> float:
+        """Variance of ``value``; raises ``ValueError`` without an sd."""
+        if self.sd is None:
+            raise ValueError("nothing is known of the spread")
+        if self.statistic == "best":
+            return _largest(self.n)[1] * self.sd**2
+        return self.sd**2 * (1 / self.n + (self.shift**2 / (2 * self.df) if self.shift else 0.0))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``word``: ``match``, ``higher``, ``lower``, ``open``, ``other split``, ``not comparable``, ``quoted`` or ``missing``.
+
+    ``difference`` is replica minus published, in points (on the log scale: of logarithms), with its intervals;
+    ``interval95`` is corrected by Holm, so that it excludes 0 exactly where the correction rejects. ``seeds_needed``: of an
+    open verdict, how many seeds of ours would settle it; None if no number can. ``reason``: one sentence.
+    """
+
+    word: str
+    difference: float | None = None
+    interval90: tuple[float, float] | None = None
+    interval95: tuple[float, float] | None = None
+    seeds_needed: int | None = None
+    reason: str = ""
+
+
+def margin(metric: str, path: Sequence[str] | str = ()) -> tuple[float, str] | None:
+    """Margin and scale (``"linear"`` or ``"log"``) of a metric in a column; None where no rule covers it."""
+    parts = path.split("/") if isinstance(path, str) else path
+    if metric == "FDR":
+        return math.log(1.25), "log"
+    if metric.endswith("accuracy_pct"):
+        return (2.0 if parts and parts[-1] in GROUPS else 1.0), "linear"
+    return None
+
+
+# --- from numbers to summaries ---------------------------------------------------------------------------------------
+
+
+def sample_sd(sd: float, n: int | None, kind: str) -> tuple[float, int]:
+    """A printed spread as (sample standard deviation, n to use).
+
+    A spread of a kind not stated is taken as a population's: the correction widens the interval, so it claims less. For
+    the same reason an n that is not stated is taken as 2, the smallest that has a spread.
+    """
+    runs = 2 if n is None else n
+    if runs < 2:
+        raise ValueError("one run has no spread")
+    return (sd if kind == "sample sd" else sd * math.sqrt(runs / (runs - 1))), runs
+
+
+def pool(spreads: Iterable[tuple[float, int]]) -> tuple[float, int, int] | None:
+    """Sample standard deviations with their n, pooled: (sd, degrees of freedom, how many); None without any."""
+    told = [(sd, n) for sd, n in spreads if n >= 2]
+    if not told:
+        return None
+    df = sum(n - 1 for _, n in told)
+    return math.sqrt(math.fsum((n - 1) * sd**2 for sd, n in told) / df), df, len(told)
+
+
+def summaries(
+    replicas: Mapping[Key, Replica], printed: Mapping[Key, Printed], scale: str = "linear"
+) -> dict[Key, tuple[Summary | None, Summary | None]]:
+    """Both sides of every place that has one: (replica, published), with spreads pooled over the rows of each column.
+
+    ``scale`` ``"log"`` compares logarithms, with sd/mean as the spread (delta method).
+    """
+    keys = dict.fromkeys((*replicas, *printed))
+    columns = dict.fromkeys(key[2] for key in keys)
+    ours: dict[str, tuple[float, int, int] | None] = {}
+    theirs: dict[str, tuple[float, int, int] | None] = {}
+    for column in columns:
+        ours[column] = pool(
+            (_scaled(r.sd * math.sqrt(r.n / (r.n - 1)), r.mean, scale), r.n)
+            for key, r in replicas.items()
+            if key[2] == column and r.sd is not None and r.mean is not None
+        )
+        theirs[column] = pool(
+            (_scaled(sd, p.value, scale), n)
+            for key, p in printed.items()
+            if key[2] == column and p.value is not None and p.std is not None and (p.n is None or p.n > 1)
+            for sd, n in [sample_sd(p.std, p.n, p.spread_kind)]
+        )
+    found: dict[Key, tuple[Summary | None, Summary | None]] = {}
+    for key in keys:
+        r, p = replicas.get(key), printed.get(key)
+        here, there = ours[key[2]], theirs[key[2]]
+        found[key] = (
+            None if r is None else _of_replica(r, here or there, scale),
+            None if p is None else _of_printed(p, there or here, scale),
+        )
+    return found
+
+
+def _scaled(sd: float, mean: float, scale: str) -> float:
+    return sd / mean if scale == "log" else sd
+
+
+def _spread(pooled: tuple[float, int, int] | None) -> dict[str, Any]:
+    return {} if pooled is None else {"sd": max(FLOOR, pooled[0]), "df": pooled[1], "rows": pooled[2]}
+
+
+def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str) -> Summary | None:
+    if r.mean is None:
+        return None
+    runs = tuple(r.values.values())
+    if scale == "linear":
+        return Summary(r.mean, r.n, runs=runs, **_spread(pooled))
+    ratio = None if r.sd is None else r.sd * math.sqrt(r.n / (r.n - 1)) / r.mean
+    return Summary(math.log(r.mean), r.n, runs=tuple(map(math.log, runs)), ratio=ratio, **_spread(pooled))
+
+
+def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str) -> Summary | None:
+    if p.value is None:
+        return None
+    ratio = None
+    n = p.n or 1
+    if p.std is not None and p.n != 1:
+        sd, n = sample_sd(p.std, p.n, p.spread_kind)
+        ratio = sd / p.value if scale == "log" else None
+    value = math.log(p.value) if scale == "log" else p.value
+    return Summary(value, n, statistic=p.statistic, ratio=ratio, **_spread(pooled))
+
+
+# --- the best of n ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def _largest(n: int) -> tuple[float, float]:
+    """Mean and variance of the largest of n standard normal numbers, by Simpson's rule on [-9, 9]."""
+    steps = 3600
+    width = 18 / steps
+    first = second = 0.0
+    for i in range(steps + 1):
+        x = -9 + i * width
+        density = n * math.exp(-x * x / 2) / math.sqrt(2 * math.pi) * (0.5 * math.erfc(-x / math.sqrt(2))) ** (n - 1)
+        weight = (1 if i in (0, steps) else 4 if i % 2 else 2) * width / 3 * density
+        first += weight * x
+        second += weight * x * x
+    return first, second - first * first
+
+
+def as_best(replica: Summary, n: int) -> Summary:
+    """The replica as a best of ``n``: of its own runs if they are n, else mean + c s, c being the expected largest of n
+    standard normal numbers (1.163 for n = 5). Without an sd only the former is possible; else it stays a mean."""
+    if len(replica.runs) == n:
+        return replace(replica, value=max(replica.runs), statistic="best")
+    if replica.sd is None:
+        return replica
+    shift = _largest(n)[0]
+    return replace(replica, value=replica.value + shift * replica.sd, statistic="shifted", shift=shift)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def standard_error(replica: Summary, printed: Summary) -> tuple[float, float]:
+    """Of the difference: standard error, and degrees of freedom after Welch. Raises ``ValueError`` without sds."""
+    a, b = replica.variance, printed.variance
+    return math.sqrt(a + b), (a + b) ** 2 / (a**2 / replica.df + b**2 / printed.df)
+
+
+def p_value(replica: Summary, printed: Summary) -> float | None:
+    """Two-sided, of no difference; None where an sd is unknown or fewer than three seeds of ours exist."""
+    if replica.sd is None or printed.sd is None or replica.n < LEAST_SEEDS:
+        return None
+    from scipy.special import stdtr
+
+    replica = _alike(replica, printed)
+    error, df = standard_error(replica, printed)
+    return float(2 * stdtr(df, -abs(replica.value - printed.value) / error))
+
+
+def _alike(replica: Summary, printed: Summary) -> Summary:
+    return as_best(replica, printed.n) if printed.statistic == "best" else replica
+
+
+def levels(p_values: Sequence[float], family: int | None = None, alpha: float = ALPHA) -> list[float]:
+    """Holm's step-down: the level to test each p-value at, so that ``p <= level`` exactly where the procedure rejects.
+
+    ``family`` is the number of hypotheses, the p-values given and others that are not rejected; the given alone if left out.
+    The k-th smallest is tested at alpha/(family - k + 1) until one is not rejected; the rest keep that one's level, and being
+    larger are not rejected either.
+    """
+    many = max(family or 0, len(p_values))
+    found = [alpha] * len(p_values)
+    level, rejecting = alpha, True
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if rejecting:
+            level = alpha / (many - rank)
+            rejecting = p_values[place] <= level
+        found[place] = level
+    return found
+
+
+def judge(
+    replica: Summary | None,
+    printed: Summary | None,
+    *,
+    margin: float | None = 1.0,
+    level: float = ALPHA,
+    comparability: str = "comparable",
+    quoted: bool = False,
+) -> Verdict:
+    """The verdict on one printed number.
+
+    ``level`` is that of the two-sided test (see :func:`levels`); ``margin`` is in the scale of the summaries, None if no
+    rule gives one. ``comparability`` of our data with the paper's: ``"comparable"``, ``"other split"`` or
+    ``"not comparable"``.
+    """
+    if quoted:
+        return Verdict("quoted", reason="the paper quotes this number; it has no protocol of its own")
+    if replica is not None and comparability == "not comparable":
+        return Verdict("not comparable", reason="stand-in data or a quick run")
+    if replica is None or printed is None:
+        absent = "no replica" if printed is not None else "no published number" if replica is not None else "neither number"
+        return Verdict("missing", reason=absent)
+    if margin is None:
+        return Verdict("not comparable", reason="no rule has a margin for this metric")
+
+    replica = _alike(replica, printed)
+    difference = replica.value - printed.value
+    if replica.sd is None or printed.sd is None:
+        word = "other split" if comparability == "other split" else "open"
+        return Verdict(word, difference, reason="no spread is known in this column")
+    from scipy.special import stdtrit
+
+    error, df = standard_error(replica, printed)
+    wide90, wide95 = (float(stdtrit(df, 1 - alpha / 2)) * error for alpha in (0.10, level))
+    inner, outer = ((difference - wide, difference + wide) for wide in (wide90, wide95))
+
+    def say(word: str, reason: str, seeds: int | None = None) -> Verdict:
+        return Verdict(word, difference, inner, outer, seeds, reason)
+
+    if comparability == "other split":
+        return say("other split", "a redrawn edition of the data: differences between rows can be compared, levels cannot")
+    if (ratio := max(replica.ratio or 0.0, printed.ratio or 0.0)) >= LARGEST_RATIO:
+        return say("open", f"sd/mean is {ratio:.2f}: too large for the log scale, whatever the number of seeds")
+    if replica.n >= LEAST_SEEDS:
+        if -margin < inner[0] and inner[1] < margin:
+            return say("match", "the 90 % interval lies inside the margin")
+        if outer[0] > 0 or outer[1] < 0:
+            return say("higher" if difference > 0 else "lower", "the 95 % interval excludes 0")
+    seeds = _seeds_needed(replica, printed, difference, margin, level)
+    return say("open", f"{seeds} seeds would settle it" if seeds else "no number of seeds would settle it", seeds)
+
+
+def _seeds_needed(replica: Summary, printed: Summary, difference: float, margin: float, level: float) -> int | None:
+    """The fewest seeds of ours, in every row of the column, that would end in match, higher or lower if d and s stayed."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    assert replica.sd is not None
+    n = np.arange(max(LEAST_SEEDS, replica.n + 1), MOST_SEEDS + 1)
+    of_replica = np.maximum(replica.df, replica.rows * (n - 1))
+    # A best of n with more runs than n is compared by its mean plus a multiple of s.
+    shift = _largest(printed.n)[0] if printed.statistic == "best" else 0.0
+    a, b = replica.sd**2 * (1 / n + shift**2 / (2 * of_replica)), printed.variance
+    error, df = np.sqrt(a + b), (a + b) ** 2 / (a**2 / of_replica + b**2 / printed.df)
+    matches = abs(difference) + stdtrit(df, 0.95) * error < margin
+    differs = abs(difference) > stdtrit(df, 1 - level / 2) * error
+    settled = np.flatnonzero(matches | differs)
+    return int(n[settled[0]]) if len(settled) else None
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+
+def ranking(pairs: Iterable[tuple[Summary | None, Summary | None]]) -> tuple[int, int]:
+    """Of one column's rows as (replica, published): how many pairs of rows keep their order, of how many separable ones.
+
+    A pair is separable where its published difference exceeds the half-width of its 95 % interval (one pooled s, with the
+    pool's degrees of freedom). Pairs with a side missing do not count; a tie of ours is not kept.
+    """
+    from scipy.special import stdtrit
+
+    told = [(r, p) for r, p in pairs if r is not None and p is not None and p.sd is not None]
+    kept = separable = 0
+    for (r, p), (other_r, other_p) in itertools.combinations(told, 2):
+        difference = p.value - other_p.value
+        if abs(difference) > float(stdtrit(p.df, 0.975)) * math.sqrt(p.variance + other_p.variance):
+            separable += 1
+            kept += (r.value - other_r.value) * difference > 0
+    return kept, separable
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A claimed gain of one row over another: as published, ours from differences paired by seed (mean and 95 % interval, in
+    points; no interval with fewer than two seeds), and the share of the claim that remains."""
+
+    claimed: float
+    ours: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+    @property
+    def share(self) -> float:
+        return self.ours / self.claimed
+
+
+def gain(proposed: Mapping[int, float], baseline: Mapping[int, float], claimed: float) -> Gain | None:
+    """``proposed`` and ``baseline`` map seeds to percent; None without a common seed or where nothing was claimed."""
+    seeds = [seed for seed in proposed if seed in baseline]
+    if not seeds or claimed <= 0:
+        return None
+    differences = [proposed[seed] - baseline[seed] for seed in seeds]
+    n = len(seeds)
+    mean = math.fsum(differences) / n
+    if n < 2:
+        return Gain(claimed, mean, None, n)
+    from scipy.special import stdtrit
+
+    sd = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
+    wide = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return Gain(claimed, mean, (mean - wide, mean + wide), n)

@@ -1,0 +1,151 @@
+"""The four Selections, against cases worked by hand and against a brute force over exact fractions."""
+
+from fractions import Fraction
+
+import pytest
+from fake_records import record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicate.errors import BadInput
+from replicate.report.selection import SELECTIONS, select
+
+LOW, HIGH = (("nu", 0.15),), (("nu", 3.0),)
+
+
+def test_as_published_takes_the_best_epoch_of_each_seed_then_the_best_point():
+    runs = {
+        LOW: {0: record([[10, 60, 50], [20, 40, 50]]), 1: record([[80, 10, 10], [60, 10, 10]])},  # bests 50, 70
+        HIGH: {0: record([[10, 40, 50], [20, 50, 60]]), 1: record([[50, 60, 60], [60, 60, 59]])},  # bests 55, 60
+    }
+    told = select(runs, "as-published")
+    assert told.values == pytest.approx({0: 50.0, 1: 70.0}) and told.points == (LOW,)
+    assert told.epochs == {0: (2,), 1: (1,)}  # the tie of epochs 2 and 3 goes to the earlier
+    assert (told.mean, told.sd, told.n) == (pytest.approx(60.0), pytest.approx(10.0), 2)  # population sd
+    assert (told.planned, told.finished, told.competing, told.failed) == (2, 2, 2, ())
+
+
+def test_ties_go_to_the_earlier_point_though_sums_differ_in_the_last_bit():
+    # 0.1 + 0.2 and 0.3 differ as floats.
+    runs = {
+        LOW: {0: record([[30], [30]]), 1: record([[0], [0]])},
+        HIGH: {0: record([[10], [10]]), 1: record([[20], [20]])},
+    }
+    assert 0.1 + 0.2 > 0.3
+    assert select(runs, "as-published").points == select(runs, "last-epoch").points == (LOW,)
+
+
+def test_a_failing_or_unfinished_point_never_blanks_its_row_and_never_wins_with_fewer_seeds():
+    runs = {
+        (("nu", 0.1),): {0: record([[99], [99]])},
+        LOW: {0: record([[50], [50]]), 1: record([[52], [52]])},
+        HIGH: {0: record([[90], [90]]), 1: record([[0], [0]], failed={"epoch": 1, "loss": "nan"})},
+        (("nu", 9.0),): {},
+    }
+    told = select(runs, "as-published")
+    assert (told.points, told.mean) == ((LOW,), pytest.approx(51.0))
+    assert (told.planned, told.finished, told.competing, told.failed) == (4, 3, 1, ((HIGH, 1),))
+
+
+def test_where_every_run_failed_there_is_no_number():
+    for selection in SELECTIONS:
+        told = select({LOW: {0: record([[5], [5]], failed={"epoch": 1, "loss": "inf"})}}, selection)
+        assert (told.mean, told.sd, told.n, told.points, told.finished) == (None, None, 0, (), 0)
+        assert told.failed == ((LOW, 0),)
+
+
+def test_cross_fitted_chooses_on_one_half_and_reports_the_other():
+    runs = {
+        LOW: {0: record([[60, 50, 10], [20, 30, 40]])},  # half 0: epoch 1, level 60; half 1: epoch 3, level 40
+        HIGH: {0: record([[10, 20, 55], [70, 11, 12]])},  # half 0: epoch 3, level 55; half 1: epoch 1, level 70
+    }
+    told = select(runs, "cross-fitted")
+    # On half 0 LOW wins at epoch 1: 20 on half 1. On half 1 HIGH wins at epoch 1: 10 on half 0.
+    assert told.values == pytest.approx({0: 15.0})
+    assert told.points == (LOW, HIGH) and told.epochs == {0: (1, 1)}
+
+
+def test_cross_fitted_averages_halves_of_the_same_seeds():
+    runs = {
+        LOW: {0: record([[60], [20]]), 1: record([[60], [20]])},
+        HIGH: {1: record([[10], [70]]), 2: record([[10], [70]])},
+    }
+    assert select(runs, "cross-fitted").values == pytest.approx({0: 40.0, 1: 40.0})
+
+
+def test_best_on_validation_reports_the_test_set():
+    runs = {
+        LOW: {0: record([[10, 20, 30], [10, 20, 30]], validation=[5, 9, 9])},
+        HIGH: {0: record([[90, 90, 90], [90, 90, 90]], validation=[8, 8, 8])},
+    }
+    told = select(runs, "best-on-validation")
+    assert (told.values, told.points, told.epochs) == ({0: pytest.approx(20.0)}, (LOW,), {0: (2,)})
+
+
+def test_best_on_validation_has_no_number_without_a_validation_split():
+    told = select({LOW: {0: record([[10], [10]])}}, "best-on-validation")
+    assert (told.mean, told.points, told.finished) == (None, (), 1)
+
+
+def test_last_epoch_ignores_better_ones_in_both_choices():
+    runs = {LOW: {0: record([[99, 10], [99, 20]])}, HIGH: {0: record([[30, 20], [30, 20]])}}
+    told = select(runs, "last-epoch")
+    assert (told.values, told.points, told.epochs) == ({0: pytest.approx(20.0)}, (HIGH,), {0: (2,)})
+
+
+def test_one_seed_has_no_spread_and_unknown_selections_are_refused():
+    assert select({LOW: {3: record([[10], [20]])}}, "as-published").sd is None
+    with pytest.raises(BadInput, match=r"'best'.*as-published, cross-fitted, best-on-validation, last-epoch"):
+        select({}, "best")
+
+
+@st.composite
+def grids(draw):
+    epochs, points, seeds = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    counts = st.lists(st.integers(0, 6), min_size=epochs, max_size=epochs)
+    return {(("nu", float(p)),): {s: tuple(draw(counts) for _ in range(3)) for s in range(seeds)} for p in range(points)}
+
+
+def brute(curves, look, report):
+    """Every choice of epochs and point by exact fractions; ``look`` and ``report`` give counts of an epoch."""
+    best_point, best_level = None, None
+    for point, of_seed in curves.items():
+        level = sum(Fraction(max(look(c, e) for e in range(len(c[0])))) for c in of_seed.values())
+        if best_level is None or level > best_level:
+            best_point, best_level = point, level
+    values = {}
+    for seed, c in curves[best_point].items():
+        epoch = max(range(len(c[0])), key=lambda e, c=c: (look(c, e), -e))
+        values[seed] = float(report(c, epoch))
+    return best_point, values
+
+
+@settings(deadline=None, max_examples=60)
+@given(grids())
+def test_selections_agree_with_brute_force(curves):
+    runs = {point: {s: record([a, b], size=6, validation=v) for s, (a, b, v) in of.items()} for point, of in curves.items()}
+
+    def whole(c, e):
+        return c[0][e] + c[1][e]
+
+    point, values = brute(curves, whole, lambda c, e: Fraction(100 * whole(c, e), 12))
+    told = select(runs, "as-published")
+    assert told.points == (point,) and told.values == pytest.approx(values)
+
+    point, values = brute(curves, lambda c, e: c[2][e], lambda c, e: Fraction(100 * whole(c, e), 12))
+    told = select(runs, "best-on-validation")
+    assert told.points == (point,) and told.values == pytest.approx(values)
+
+    one, first = brute(curves, lambda c, e: c[0][e], lambda c, e: Fraction(100 * c[1][e], 6))
+    two, second = brute(curves, lambda c, e: c[1][e], lambda c, e: Fraction(100 * c[0][e], 6))
+    told = select(runs, "cross-fitted")
+    assert told.points == tuple(dict.fromkeys((one, two)))
+    assert told.values == pytest.approx({s: (first[s] + second[s]) / 2 for s in first})
+
+
+@settings(deadline=None, max_examples=60)
+@given(grids())
+def test_looking_at_the_test_set_never_lowers_the_mean(curves):
+    runs = {point: {s: record([a, b], size=6, validation=v) for s, (a, b, v) in of.items()} for point, of in curves.items()}
+    looked = select(runs, "as-published").mean
+    assert all(select(runs, name).mean <= looked + 1e-9 for name in SELECTIONS)
