@@ -1,0 +1,683 @@
+"""The command line: the only room that sees all others.
+
+torch is imported only by commands that train or measure speed, so ``replicate tables`` starts as fast as a reader of files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import replicate
+from papers import PAPERS
+from replicate import grid as grids
+from replicate.errors import BadInput
+from replicate.protocol import SOURCES, Column, Paper, Table
+from replicate.record import Store
+from replicate.report.selection import SELECTIONS
+
+if TYPE_CHECKING:
+    from replicate.data.sources import Images
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
+
+
+def load_paper(name: str) -> Paper:
+    """A paper by its name in :data:`papers.PAPERS`, with ``-`` or ``_``. Raises ``BadInput`` for another."""
+    module = name.replace("-", "_")
+    if module not in PAPERS:
+        raise BadInput(f"paper {name!r} is unknown; allowed: {', '.join(p.replace('_', '-') for p in PAPERS)}")
+    paper: Paper = importlib.import_module(f"papers.{module}").PAPER
+    return paper
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+class Seeds(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """``0``, ``0-4``, ``0,2,5-7``."""
+
+    name = "SEEDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        chosen: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+                self.fail(f"seeds {value!r} cannot be read; write one seed, a range or a list: 0, 0-4 or 0,2,5-7")
+            chosen.extend(range(int(first), int(last if dash else first) + 1))
+            if len(chosen) > 1000:
+                self.fail(f"seeds {value!r} are more than 1000; name fewer")
+        return tuple(dict.fromkeys(chosen))
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+which_cells = _options(
+    click.option("--table", "table", metavar="N", help="Only the cells of this table."),
+    click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this data set; may be given again."),
+    click.option(
+        "--ratio", "ratios", multiple=True, type=int, metavar="R", help="Only this imbalance ratio; may be given again."
+    ),
+    click.option("--method", "methods", multiple=True, metavar="LABEL", help="Only this method; may be given again."),
+    click.option("--grid", "grid", metavar="NAME", help="A named grid of the paper instead of the table's own."),
+    click.option("--variant", "variant", metavar="NAME", help="Another reading of a quirk; tables of its own."),
+    click.option("--quick", is_flag=True, help="A few steps of every cell, to see that all works; marked, never compared."),
+)
+which_seeds = click.option(
+    "--seeds", type=Seeds(), help="Such as 0-4; the paper's number of seeds, counted from 0, if left out."
+)
+where_store = click.option(
+    "--store", "store", type=click.Path(path_type=Path), default=Path("store"), show_default=True, envvar="REPLICATE_STORE",
+    help="Folder of Records, Measures and checkpoints.",
+)  # fmt: skip
+where_results = click.option(
+    "--results", "results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder of tables, and of committed Records to read beside the store.",
+)  # fmt: skip
+where_data = click.option(
+    "--data", "data", type=click.Path(path_type=Path), help="Folder of data sets; else the environment's REPLICATE_DATA."
+)
+which_device = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ...; a GPU where there is one, if left out.")
+which_selection = click.option(
+    "--selection",
+    type=click.Choice(tuple(SELECTIONS)),
+    default="as-published",
+    show_default=True,
+    help="How runs become numbers.",
+)
+
+
+# --- what was asked for ----------------------------------------------------------------------------------------------
+
+
+class Request:
+    """The cells that a command line means."""
+
+    def __init__(
+        self,
+        paper: Paper,
+        *,
+        table: str | None,
+        datasets: Sequence[str],
+        ratios: Sequence[int],
+        methods: Sequence[str],
+        grid: str | None,
+        variant: str | None,
+        quick: bool,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        """Raises ``BadInput`` naming the first value that the paper does not have."""
+        self.paper, self.variant, self.quick = paper, variant, quick
+        self.table = self._table(table, grid)
+        self.grid = grid or (self.table.grid if self.table else "table")
+        if self.grid not in paper.grids:
+            raise BadInput(f"grid {grid!r} is unknown; {paper.command} has: {', '.join(paper.grids)}")
+        known = paper.grids[self.grid]
+        grids.variant_values(paper, variant)
+        for method in methods:
+            if method not in known.methods:
+                raise BadInput(f"method {method!r} is unknown in grid {self.grid}; allowed: {', '.join(known.methods)}")
+        rows = [row.method for block in self.table.blocks for row in block.rows] if self.table else list(known.methods)
+        self.methods = [m for m in known.methods if (m in methods if methods else m in rows)]
+        self.columns = self._columns(datasets, ratios)
+        self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
+
+    def _table(self, number: str | None, grid: str | None) -> Table | None:
+        if number is not None:
+            for table in self.paper.tables:
+                if table.number == number:
+                    return table
+            allowed = ", ".join(table.number for table in self.paper.tables)
+            raise BadInput(f"table {number!r} is not replicated; {self.paper.command} has: {allowed}")
+        if grid is None:
+            return self.paper.tables[0]
+        # A grid that searches what a table's own grid fixes prints in that table's layout.
+        for table in self.paper.tables:
+            rows = {row.method for block in table.blocks for row in block.rows}
+            if table.grid == grid or (grid in self.paper.grids and rows == set(self.paper.methods(grid))):
+                return table
+        return None
+
+    def _columns(self, datasets: Sequence[str], ratios: Sequence[int]) -> list[Column]:
+        known = self.paper.grids[self.grid].columns
+        default = self.table.columns if self.table else tuple(c for c in known if not c.stand_in)
+        names = list(dict.fromkeys(column.dataset for column in known))
+        for dataset in datasets:
+            if dataset not in names:
+                raise BadInput(
+                    f"data set {dataset!r} is unknown; {self.paper.command} in grid {self.grid} has: {', '.join(names)}"
+                )
+        chosen = [column for column in known if column.dataset in datasets] if datasets else list(default)
+        for ratio in ratios:
+            allowed = list(dict.fromkeys(str(column.ratio) for column in chosen))
+            if str(ratio) not in allowed:
+                raise BadInput(
+                    f"ratio {ratio} is unknown for {', '.join(datasets) or 'these data sets'}; allowed: {', '.join(allowed)}"
+                )
+        return [column for column in chosen if not ratios or column.ratio in ratios]
+
+    @property
+    def sources(self) -> list[str]:
+        return list(dict.fromkeys(column.data.source for column in self.columns))
+
+    def cells(self) -> list[grids.Cell]:
+        return grids.cells(
+            self.paper,
+            self.grid,
+            columns=self.columns,
+            methods=self.methods,
+            seeds=self.seeds,
+            variant=self.variant,
+            quick=self.quick,
+        )
+
+    def kept(self) -> frozenset[str]:
+        """Nominal keys of the states that any of the paper's grids and variants branch at, so later requests find them."""
+        programmes = [
+            cell.programme
+            for name in self.paper.grids
+            for variant in (None, *(v.name for v in self.paper.variants))
+            for cell in grids.cells(self.paper, name, columns=self.columns, variant=variant, quick=self.quick)
+        ]
+        return frozenset(grids.branch_epochs(programmes))
+
+
+def load_images(sources: Sequence[str], data: Path | None) -> dict[str, Images]:
+    """Every source, with one notice for each that is not the official edition. Raises ``BadInput`` if one is missing."""
+    from replicate.data import sources as known
+
+    folder = known.data_folder(data)
+    loaded = {}
+    for source in sources:
+        loaded[source] = known.load(source, folder)
+        if notice := loaded[source].notice:
+            click.echo(notice, err=True)
+    return loaded
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+class Commands(click.Group):
+    """The fixed commands, and one for each paper."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*(name.replace("_", "-") for name in PAPERS), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name.replace("-", "_") in PAPERS:
+            return run_command(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise BadInput(f"command {args[0]!r} is unknown; allowed: {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(replicate.__version__, prog_name="replicate")
+def cli() -> None:
+    """Train long-tailed recognition papers again, by their own protocols, and print their tables beside the published numbers.
+
+    Options choose which cells run, where, and where results go. None changes a protocol.
+    """
+
+
+def run_command(name: str) -> click.Command:
+    """The command that trains a paper's cells and prints its table."""
+
+    @click.command(name, short_help=f"Train the tables of {name}.")
+    @which_cells
+    @which_seeds
+    @where_data
+    @where_store
+    @where_results
+    @which_device
+    @click.option("--time-limit", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop at a checkpoint after so long.")
+    @click.option(
+        "--plan", "only_plan", is_flag=True, help="Print what would run, its cost in epochs, time and disk; run nothing."
+    )
+    def command(
+        data: Path | None,
+        store: Path,
+        results: Path,
+        device: str | None,
+        time_limit: float | None,
+        only_plan: bool,
+        **which: Any,
+    ) -> None:
+        request = Request(load_paper(name), **which)
+        if only_plan:
+            _plan(request, data, Store(store), device)
+            return
+        _run(request, data, Store(store), results, device, time_limit)
+
+    command.help = f"Train cells of {load_paper(name).title!r} that have no Record yet, and print the table."
+    return command
+
+
+def _run(
+    request: Request, data: Path | None, store: Store, results: Path, device: str | None, time_limit: float | None
+) -> None:
+    planned = request.cells()
+    if not planned:
+        raise BadInput("no cell is left by these options; leave one out, or see `replicate list`")
+    store.require_writable()
+    images = load_images(request.sources, data)
+    from replicate.engine.numerics import pick_device
+    from replicate.launch import local
+    from replicate.launch.progress import Progress, duration
+
+    try:
+        outcome = local.run(
+            planned,
+            store,
+            images,
+            pick_device(device),
+            keep=request.kept(),
+            # A quick run is there to see that all works; a Measure over the whole training set would take most of its time.
+            measures=() if request.quick else request.paper.measures,
+            time_limit=None if time_limit is None else 60 * time_limit,
+            progress=(progress := Progress()),
+        )
+    except KeyboardInterrupt:
+        click.echo("\nstopped; the last checkpoint stays: the same command goes on from it", err=True)
+        sys.exit(130)
+    editions = {source: loaded.edition for source, loaded in images.items()}
+    click.echo()
+    _show(request, store, editions, results)
+    cells = {(c.programme.keys("")[-1], c.seed) for c in planned}
+    click.echo(f"{len(cells)} cells: {outcome.before} done before, {outcome.trained} trained now in {outcome.epochs} epochs.")
+    for cell, failed in outcome.failed:
+        click.echo(f"failed: {cell.label}: loss {failed['loss']} in epoch {failed['epoch']}; it enters no table", err=True)
+    if outcome.left:
+        rest = duration(progress.seconds_left)
+        click.echo(
+            f"time limit: {len(outcome.left)} cells in {outcome.epochs_left} epochs are left (about {rest}); "
+            "the same command goes on from the checkpoint."
+        )
+    if outcome.failed:
+        sys.exit(1)
+
+
+def _printer(
+    request: Request, store: Store, editions: Mapping[str, str], columns: Sequence[Column], selection: str
+) -> Callable[..., str] | None:
+    """Prints the request's table in a format, from Records; None if there is no Record."""
+    from replicate.report import tables
+
+    assert request.table is not None
+    how: dict[str, Any] = {
+        "selection": selection,
+        "edition_of": editions,
+        "variant": request.variant,
+        "quick": request.quick,
+        "columns": columns,
+        "grid": request.grid,
+    }
+    values = tables.replicas(store, request.paper, request.table, **how)
+    return partial(tables.render, request.paper, request.table, values, **how) if values else None
+
+
+def _show(request: Request, store: Store, editions: Mapping[str, str], results: Path) -> None:
+    """Print the request's table in text, and write it in every format where results belong."""
+    if request.table is None:
+        click.echo(_summary(request, store, editions))
+        return
+    printer = _printer(request, store, editions, request.columns, "as-published")
+    if printer is None:
+        click.echo("no cell is finished yet: there is no table to print")
+        return
+    click.echo(printer(format="text"))
+    stem = results / request.paper.name / _file_stem(request, editions)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for form, suffix in FORMATS.items():
+            stem.with_name(f"{stem.name}.{suffix}").write_text(printer(format=form), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"results {str(results)!r} cannot be written ({error.strerror}); name another folder with --results"
+        ) from None
+    click.echo(f"This table as text, Markdown, CSV and LaTeX: {stem}.*; its Records: {store.root}/records")
+
+
+def _file_stem(request: Request, editions: Mapping[str, str]) -> str:
+    """Such as ``table1``, ``table1.digits``, ``table1.cifar10@0123456789ab.text``: what may not be mixed has its own name."""
+    assert request.table is not None
+    parts = [f"table{request.table.number}"]
+    if request.grid != request.table.grid:
+        parts.append(request.grid)
+    stand_in = {column.data.source for column in request.columns if column.stand_in}
+    for source in sorted({column.data.source for column in request.columns}):
+        if source in stand_in:
+            parts.append(source)
+        elif editions[source] != "official":
+            parts.append(f"{source}@{editions[source]}")
+    if request.variant:
+        parts.append(request.variant)
+    if request.quick:
+        parts.append("quick")
+    return ".".join(parts)
+
+
+def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str:
+    """For grids without a table: one line a cell that has a Record."""
+    from tabulate import tabulate
+
+    lines = []
+    for cell in request.cells():
+        record = store.of(cell, editions[cell.column.data.source])
+        if record is not None and record.failed is None:
+            curve = record.accuracy("test")
+            point = " ".join(f"{name}={value:g}" for name, value in cell.point)
+            lines.append(
+                (cell.method, point, cell.column.name, cell.seed, 100 * max(curve), record.best["test"], 100 * curve[-1])
+            )
+    heads = ("method", "point", "data", "seed", "best", "epoch", "last")
+    return tabulate(lines, heads, floatfmt=".2f") + "\n\nTest accuracy (%), best epoch on the test set and last epoch."
+
+
+@cli.command("plan", short_help="What a request costs: cells, epochs, time, disk.")
+@click.argument("paper", required=False)
+@which_cells
+@which_seeds
+@where_data
+@where_store
+@which_device
+def plan_command(paper: str | None, data: Path | None, store: Path, device: str | None, **which: Any) -> None:
+    """Cells, shared beginnings, epochs to train, and an estimate of time and disk from measured speed. Nothing runs."""
+    for name in [paper] if paper else PAPERS:
+        _plan(Request(load_paper(name), **which), data, Store(store), device)
+
+
+def _plan(request: Request, data: Path | None, store: Store, device: str | None) -> None:
+    from tabulate import tabulate
+
+    from replicate.data import sources as known
+    from replicate.engine.numerics import pick_device
+    from replicate.launch import local
+    from replicate.launch.progress import duration
+
+    picked = pick_device(device)
+    folder = known.data_folder(data)
+    editions, speeds, lines = {}, {}, []
+    kept = request.kept()
+    total_seconds = total_bytes = 0.0
+    every: list[grids.Cell] = []
+    for source in request.sources:
+        try:
+            editions[source] = known.load(source, folder).edition
+        except BadInput:
+            editions[source] = "official"
+            click.echo(f"{source} is not here: planned for the official edition", err=True)
+    for column in request.columns:
+        cells = [cell for cell in request.cells() if cell.column == column]
+        if not cells:
+            continue
+        every += cells
+        if column.network not in speeds:
+            speeds[column.network] = local.measured_speed(cells[0], picked)
+        cost = grids.cost(cells)
+        left = store.epochs_left(cells, editions)
+        seconds = sum(work for _, work in left.values()) / speeds[column.network]
+        chains = {(key, cell.seed) for cell in cells for key in cell.programme.keys("")[1:] if key in kept}
+        chains |= {(cell.programme.keys("")[-1], cell.seed) for cell in cells}
+        size = len(chains) * local.checkpoint_bytes(cells[0]) + cost.cells * 30_000
+        total_seconds, total_bytes = total_seconds + seconds, total_bytes + size
+        lines.append(
+            (
+                column.name,
+                cost.cells,
+                cost.epochs_alone,
+                cost.epochs_shared,
+                len(left),
+                duration(seconds),
+                f"{size / 2**20:,.0f} MiB",
+            )
+        )
+    if not lines:
+        raise BadInput("no cell is left by these options; leave one out, or see `replicate list`")
+    if len(lines) > 1:
+        cost = grids.cost(every)
+        left_epochs = sum(line[4] for line in lines)
+        lines.append(
+            (
+                "all",
+                cost.cells,
+                cost.epochs_alone,
+                cost.epochs_shared,
+                left_epochs,
+                duration(total_seconds),
+                f"{total_bytes / 2**20:,.0f} MiB",
+            )
+        )
+    title = f"Table {request.table.number}" if request.table else request.paper.grids[request.grid].title
+    chosen = f"grid {request.grid}, seeds {', '.join(map(str, request.seeds))}" + (", quick" if request.quick else "")
+    click.echo(f"{request.paper.command}, {title}: {chosen}")
+    heads = ("data", "cells", "epochs, each cell alone", "epochs, beginnings shared", "left to train", "time left", "disk")
+    click.echo(tabulate(lines, heads))
+    shown = ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items())
+    click.echo(f"Time from the speed of a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
+
+
+@cli.command("list")
+@where_store
+@where_results
+def list_command(store: Path, results: Path) -> None:
+    """Papers, tables, grids, methods, and what is done."""
+    for name in PAPERS:
+        paper = load_paper(name)
+        kept = _reader(store, results, paper)
+        click.echo(f"{paper.command}: {paper.title}\n  {paper.citation}")
+        for table in paper.tables:
+            click.echo(f"  table {table.number} (grid {table.grid}): {table.title}")
+            stand_ins = [column for column in paper.grids[table.grid].columns if column.stand_in]
+            for column in (*table.columns, *stand_ins):
+                told = "; ".join(_done(paper, table, column, kept)) or "nothing done"
+                click.echo(f"    {column.dataset} --ratio {column.ratio}: {told}")
+        for label, grid in paper.grids.items():
+            click.echo(f"  grid {label}: {grid.title}; methods: {', '.join(grid.methods)}")
+        for variant in paper.variants:
+            click.echo(f"  variant {variant.name}: {variant.title}")
+
+
+def _done(paper: Paper, table: Table, column: Column, store: Store) -> Iterator[str]:
+    source = column.data.source
+    for edition in store.editions(source):
+        seeds = store.seeds(source, edition)
+        keys = {cell.programme.keys(edition)[-1][:24] for cell in grids.cells(paper, table.grid, columns=[column])}
+        done = sum(len(seeds.get(key, ())) for key in keys)
+        if done:
+            most = max(len(seeds.get(key, ())) for key in keys)
+            yield f"{done} Records of {len(keys)} cells a seed, up to {most} seeds ({source}@{edition})"
+
+
+def _reader(store: Path, results: Path, paper: Paper) -> Store:
+    """The store, and beside it the Records committed with the project."""
+    return Store(store, also=[results / paper.name])
+
+
+def _edition_choices(request: Request, store: Store) -> Iterator[tuple[list[Column], dict[str, str]]]:
+    """Columns and their editions, so that no table mixes editions of one source: first official ones, then the rest."""
+    found = {source: store.editions(source) for source in request.sources}
+    stand_in = {column.data.source for column in request.columns if column.stand_in}
+    rounds: list[dict[str, str]] = [
+        {s: "official" for s, editions in found.items() if "official" in editions and s not in stand_in}
+    ]
+    others = {s: [e for e in editions if e != "official"] for s, editions in found.items() if s not in stand_in}
+    for place in range(max((len(editions) for editions in others.values()), default=0)):
+        rounds.append({s: editions[place] for s, editions in others.items() if place < len(editions)})
+    rounds.append({s: editions[0] for s, editions in found.items() if s in stand_in and editions})
+    for chosen in rounds:
+        columns = [column for column in request.columns if column.data.source in chosen]
+        if columns:
+            yield columns, chosen
+
+
+@cli.command("tables")
+@click.argument("paper", required=False)
+@which_cells
+@where_store
+@where_results
+@which_selection
+@click.option("--format", "form", type=click.Choice(tuple(FORMATS)), default="text", show_default=True)
+@click.option("--published", is_flag=True, help="Print the published numbers in the same layout instead.")
+def tables_command(
+    paper: str | None, store: Path, results: Path, selection: str, form: str, published: bool, **which: Any
+) -> None:
+    """Print tables from Records alone, in the published layout."""
+    from replicate.report import tables
+
+    for request in _requests(paper, which):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        if published:
+            values: Any = tables.printed(request.paper, request.table)
+            click.echo(tables.render(request.paper, request.table, values, form), nl=False)
+            continue
+        kept = _reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in _edition_choices(request, kept):
+            printer = _printer(request, kept, editions, columns, selection)
+            if printer is not None:
+                shown += 1
+                click.echo(printer(format=form), nl=False)
+        if not shown:
+            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {_how_to(request)}", err=True)
+
+
+def _requests(paper: str | None, which: dict[str, Any]) -> Iterator[Request]:
+    """One request a table: of one paper or of all; with stand-in columns where no data set is named."""
+    for name in [paper] if paper else PAPERS:
+        loaded = load_paper(name)
+        numbers: list[str | None] = [which["table"]]
+        if which["table"] is None and which["grid"] is None:
+            numbers = [table.number for table in loaded.tables]
+        for number in numbers:
+            request = Request(loaded, **{**which, "table": number})
+            if not which["datasets"] and not which["ratios"]:
+                request.columns += [column for column in loaded.grids[request.grid].columns if column.stand_in]
+            yield request
+
+
+def _how_to(request: Request) -> str:
+    return f"run `replicate {request.paper.command} --table {request.table.number if request.table else ''}`".replace("  ", " ")
+
+
+@cli.command("diff")
+@click.argument("paper")
+@which_cells
+@where_store
+@where_results
+@click.option("--format", "form", type=click.Choice(("text", "markdown", "csv")), default="text", show_default=True)
+def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any) -> None:
+    """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs."""
+    from replicate.data.sources import comparability
+    from replicate.report import diff
+
+    worst = 0
+    for request in _requests(paper, which):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        kept = _reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in _edition_choices(request, kept):
+            rows = diff.compare(
+                kept,
+                request.paper,
+                request.table,
+                edition_of=editions,
+                comparability={source: comparability(source, edition) for source, edition in editions.items()},
+                variant=request.variant,
+                quick=request.quick,
+                columns=columns,
+                grid=request.grid,
+            )
+            if all(row.replica is None for row in rows):
+                continue
+            shown += 1
+            click.echo(diff.render(rows, form), nl=False)
+            worst = max(worst, diff.exit_code(rows))
+        if not shown:
+            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {_how_to(request)}", err=True)
+    sys.exit(worst)
+
+
+@cli.group("data", invoke_without_command=True)
+@where_data
+@click.pass_context
+def data_command(ctx: click.Context, data: Path | None) -> None:
+    """What data is there, what is missing, and which edition it is."""
+    from tabulate import tabulate
+
+    from replicate.data import sources
+
+    ctx.obj = data
+    if ctx.invoked_subcommand is None:
+        folder = sources.data_folder(data)
+        click.echo(f"folder: {folder if folder else 'none given (--data DIR or REPLICATE_DATA)'}")
+        click.echo(tabulate([(s.source, s.state, s.note) for s in sources.status(folder)], ("data", "state", "note")))
+
+
+@data_command.command("get")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.pass_context
+def data_get(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Download official archives, check them, and unpack them into the data folder."""
+    from replicate.data import sources
+
+    folder = sources.data_folder(ctx.obj) or Path("data")
+    allowed = [source for source in SOURCES if source != "digits"]
+    for name in names or allowed:
+        if name not in allowed:
+            raise BadInput(f"data set {name!r} cannot be downloaded; allowed: {', '.join(allowed)}")
+        click.echo(f"{name}: downloading to {folder}", err=True)
+        sources.get(name, folder, progress=_downloaded)
+        click.echo(f"{name}: official archive checked and unpacked; use it with --data {folder}")
+
+
+def _downloaded(arrived: int, total: int | None) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{arrived / 2**20:,.0f} MiB" + (f" of {total / 2**20:,.0f}" if total else ""), nl=False, err=True)
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit code 2."""
+    # Before torch loads its OpenMP. By default threads that wait for each other spin for long, and one busy neighbour on the
+    # machine makes a step up to eight times as slow. Spinning briefly costs 3 % on an idle machine and keeps a loaded one at
+    # the share it has. It changes no number.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        cli(standalone_mode=False)
+    except BadInput as error:
+        click.echo(f"replicate: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"replicate: {error.format_message()}", err=True)
+        sys.exit(2)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nreplicate: stopped", err=True)
+        sys.exit(130)

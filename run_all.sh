@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Sets up what is missing (.venv beside this file), then trains a paper's tables and prints them.
+#
+#   ./run_all.sh [digits|cifar|all|test] [options of `replicate unified-bound`]
+#
+#   digits   the whole of Table 1 on data that comes with the installation (the default): about a minute
+#   cifar    all eight CIFAR columns; needs --data DIR, or REPLICATE_DATA, or `replicate data get`
+#   all      both
+#   test     the tests; options go to pytest
+#
+# Such as: ./run_all.sh cifar --data DIR --seeds 0 --time-limit 120      ./run_all.sh cifar --plan
+# PYTHON names the interpreter (3.10 or newer), REPLICATE_VENV another place for the virtual environment.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() { echo "run_all.sh: $1" >&2; exit 2; }
+
+what=digits
+case "${1:-}" in
+    digits | cifar | all | test) what=$1; shift ;;
+    -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
+    -* | "") ;;
+    *) fail "'$1' is unknown; allowed: digits, cifar, all, test" ;;
+esac
+
+venv=${REPLICATE_VENV:-.venv}
+if [ ! -x "$venv/bin/python" ]; then
+    python=${PYTHON:-}
+    for candidate in ${python:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            python=$candidate
+            found=yes
+            break
+        fi
+    done
+    [ "${found:-}" = yes ] || fail "no Python 3.10 or newer was found; install one, or name it: PYTHON=/path/to/python $0"
+    echo "making $venv with $("$python" --version)" >&2
+    "$python" -m venv "$venv" || fail "'$python -m venv' failed; on Debian and Ubuntu install python3-venv"
+fi
+
+# Installs again only when what is to be installed has changed.
+install() {
+    local wanted
+    wanted=$(cat setup.cfg pyproject.toml constraints.txt | cksum)
+    if [ "$(cat "$venv/installed-$1" 2>/dev/null)" != "$wanted" ]; then
+        echo "installing into $venv (torch is large: a few minutes at most)" >&2
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$2"
+        echo "$wanted" >"$venv/installed-run"
+        echo "$wanted" >"$venv/installed-$1"
+    fi
+}
+
+case $what in
+    test)
+        install test "[test]"
+        exec "$venv/bin/python" -m pytest "$@"
+        ;;
+    *)
+        install run ""
+        if [ "$what" != cifar ]; then
+            "$venv/bin/replicate" unified-bound --dataset digits --seeds 0-2 "$@"
+        fi
+        if [ "$what" != digits ]; then
+            "$venv/bin/replicate" unified-bound "$@"
+        fi
+        ;;
+esac
