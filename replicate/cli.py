@@ -127,6 +127,7 @@ class Request:
     ) -> None:
         """Raises ``BadInput`` naming the first value that the paper does not have."""
         self.paper, self.variant, self.quick = paper, variant, quick
+        self._kept: dict[str, frozenset[str]] = {}
         self.table = self._table(table, grid)
         self.grid = grid or (self.table.grid if self.table else "table")
         if self.grid not in paper.grids:
@@ -190,15 +191,18 @@ class Request:
             quick=self.quick,
         )
 
-    def kept(self) -> frozenset[str]:
-        """Nominal keys of the states that any of the paper's grids and variants branch at, so later requests find them."""
-        programmes = [
-            cell.programme
-            for name in self.paper.grids
-            for variant in (None, *(v.name for v in self.paper.variants))
-            for cell in grids.cells(self.paper, name, columns=self.columns, variant=variant, quick=self.quick)
-        ]
-        return frozenset(grids.branch_epochs(programmes))
+    def kept(self, column: Column) -> frozenset[str]:
+        """Nominal keys of the states of this column that any of the paper's grids and variants branch at, so that a later
+        request finds its beginning."""
+        if column.name not in self._kept:
+            programmes = [
+                cell.programme
+                for name in self.paper.grids
+                for variant in (None, *(v.name for v in self.paper.variants if not column.stand_in))
+                for cell in grids.cells(self.paper, name, columns=[column], variant=variant, quick=self.quick)
+            ]
+            self._kept[column.name] = frozenset(grids.branch_epochs(programmes))
+        return self._kept[column.name]
 
 
 def load_images(sources: Sequence[str], data: Path | None) -> dict[str, Images]:
@@ -268,7 +272,7 @@ def run_command(name: str) -> click.Command:
     ) -> None:
         request = Request(load_paper(name), **which)
         if only_plan:
-            _plan(request, data, Store(store), device)
+            _plan(request, data, Store(store), device, {})
             return
         _run(request, data, Store(store), results, device, time_limit)
 
@@ -294,7 +298,7 @@ def _run(
             store,
             images,
             pick_device(device),
-            keep=request.kept(),
+            keep=lambda cell: request.kept(cell.column),
             # A quick run is there to see that all works; a Measure over the whole training set would take most of its time.
             measures=() if request.quick else request.paper.measures,
             time_limit=None if time_limit is None else 60 * time_limit,
@@ -406,11 +410,12 @@ def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str
 @which_device
 def plan_command(paper: str | None, data: Path | None, store: Path, device: str | None, **which: Any) -> None:
     """Cells, shared beginnings, epochs to train, and an estimate of time and disk from measured speed. Nothing runs."""
-    for name in [paper] if paper else PAPERS:
-        _plan(Request(load_paper(name), **which), data, Store(store), device)
+    speeds: dict[str, float] = {}
+    for request in _requests(paper, which, stand_ins=False):
+        _plan(request, data, Store(store), device, speeds)
 
 
-def _plan(request: Request, data: Path | None, store: Store, device: str | None) -> None:
+def _plan(request: Request, data: Path | None, store: Store, device: str | None, speeds: dict[str, float]) -> None:
     from tabulate import tabulate
 
     from replicate.data import sources as known
@@ -420,8 +425,7 @@ def _plan(request: Request, data: Path | None, store: Store, device: str | None)
 
     picked = pick_device(device)
     folder = known.data_folder(data)
-    editions, speeds, lines = {}, {}, []
-    kept = request.kept()
+    editions, lines = {}, []
     total_seconds = total_bytes = 0.0
     every: list[grids.Cell] = []
     for source in request.sources:
@@ -435,6 +439,7 @@ def _plan(request: Request, data: Path | None, store: Store, device: str | None)
         if not cells:
             continue
         every += cells
+        kept = request.kept(column)
         if column.network not in speeds:
             speeds[column.network] = local.measured_speed(cells[0], picked)
         cost = grids.cost(cells)
@@ -476,7 +481,8 @@ def _plan(request: Request, data: Path | None, store: Store, device: str | None)
     click.echo(f"{request.paper.command}, {title}: {chosen}")
     heads = ("data", "cells", "epochs, each cell alone", "epochs, beginnings shared", "left to train", "time left", "disk")
     click.echo(tabulate(lines, heads))
-    shown = ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items())
+    networks = dict.fromkeys(column.network for column in request.columns)
+    shown = ", ".join(f"{name} {speeds[name]:,.0f} images/s" for name in networks)
     click.echo(f"Time from the speed of a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
 
 
@@ -548,7 +554,7 @@ def tables_command(
     """Print tables from Records alone, in the published layout."""
     from replicate.report import tables
 
-    for request in _requests(paper, which):
+    for request in _requests(paper, which, stand_ins=True):
         if request.table is None:
             raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
         if published:
@@ -566,18 +572,30 @@ def tables_command(
             click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {_how_to(request)}", err=True)
 
 
-def _requests(paper: str | None, which: dict[str, Any]) -> Iterator[Request]:
-    """One request a table: of one paper or of all; with stand-in columns where no data set is named."""
+def _requests(paper: str | None, which: dict[str, Any], *, stand_ins: bool) -> Iterator[Request]:
+    """One request a table: of one paper or of all. Raises ``BadInput`` if no table has what was asked for.
+
+    ``stand_ins`` adds the stand-in columns where no data set is named.
+    """
+    refused: list[BadInput] = []
+    found = 0
     for name in [paper] if paper else PAPERS:
         loaded = load_paper(name)
         numbers: list[str | None] = [which["table"]]
         if which["table"] is None and which["grid"] is None:
             numbers = [table.number for table in loaded.tables]
         for number in numbers:
-            request = Request(loaded, **{**which, "table": number})
-            if not which["datasets"] and not which["ratios"]:
+            try:
+                request = Request(loaded, **{**which, "table": number})
+            except BadInput as error:
+                refused.append(error)
+                continue
+            if stand_ins and not which["datasets"] and not which["ratios"]:
                 request.columns += [column for column in loaded.grids[request.grid].columns if column.stand_in]
+            found += 1
             yield request
+    if not found:
+        raise refused[0]
 
 
 def _how_to(request: Request) -> str:
@@ -596,7 +614,7 @@ def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any
     from replicate.report import diff
 
     worst = 0
-    for request in _requests(paper, which):
+    for request in _requests(paper, which, stand_ins=True):
         if request.table is None:
             raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
         kept = _reader(store, results, request.paper)

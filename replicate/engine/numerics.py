@@ -71,12 +71,8 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"device {name!r} is unknown; allowed: cpu, cuda, cuda:N, mps") from None
-    have = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": 1 if torch.backends.mps.is_available() else 0,
-    }.get(device.type, 0)
+        raise BadInput(f"device {name!r} is unknown; allowed: cpu, cuda, cuda:N") from None
+    have = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}.get(device.type, 0)
     if (device.index or 0) >= have:
         if device.type == "cuda" and have:
             raise BadInput(f"device {name!r} is not here: there are {have} GPUs, cuda:0 to cuda:{have - 1}")

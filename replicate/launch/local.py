@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -41,15 +41,16 @@ def run(
     images: Mapping[str, Images],
     device: torch.device,
     *,
-    keep: Set[str] = frozenset(),
+    keep: Callable[[Cell], Set[str]] = lambda cell: frozenset(),
     measures: Sequence[str] = (),
     time_limit: float | None = None,
     progress: Progress,
 ) -> Outcome:
     """Train every cell that the store has no Record of, in order; compute Measures that are missing.
 
-    ``images`` by source; ``time_limit`` in seconds from now: training stops at a checkpoint once it is over. Raises
-    ``BadInput`` if the store cannot be written or holds a damaged file. On Ctrl-C the last checkpoint stays.
+    ``images`` by source; ``keep`` says at which nominal keys a cell's checkpoints stay (see
+    :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint once it is
+    over. Raises ``BadInput`` if the store cannot be written or holds a damaged file. On Ctrl-C the last checkpoint stays.
     """
     numerics.reuse_memory()
     edition_of = {source: loaded.edition for source, loaded in images.items()}
@@ -95,7 +96,7 @@ def run(
 
         try:
             record, state = train_cell(
-                cell, data, store, edition, chosen, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
+                cell, data, store, edition, chosen, keep=keep(cell), out_of_time=out_of_time, each_epoch=each_epoch
             )
         except Stopped:
             progress.end("stopped at a checkpoint")
