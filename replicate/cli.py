@@ -6,6 +6,7 @@ torch is imported only by commands that train or measure speed, so ``replicate t
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,12 +55,29 @@ class Seeds(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
         chosen: list[int] = []
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            numbers = [first, last if dash else first]
+            # Nine digits at most: a longer number is a slip, and a range of that size would fill the memory.
+            if not all(number.isdecimal() and len(number) <= 9 for number in numbers) or int(numbers[0]) > int(numbers[1]):
                 self.fail(f"seeds {value!r} cannot be read; write one seed, a range or a list: 0, 0-4 or 0,2,5-7")
-            chosen.extend(range(int(first), int(last if dash else first) + 1))
-            if len(chosen) > 1000:
+            if int(numbers[1]) - int(numbers[0]) + len(chosen) >= 1000:
                 self.fail(f"seeds {value!r} are more than 1000; name fewer")
+            chosen.extend(range(int(numbers[0]), int(numbers[1]) + 1))
         return tuple(dict.fromkeys(chosen))
+
+
+class Minutes(click.ParamType):  # type: ignore[type-arg]
+    """A finite number, 0 or more."""
+
+    name = "MINUTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            minutes = float(value)
+        except ValueError:
+            minutes = math.nan
+        if not 0 <= minutes < math.inf:
+            self.fail(f"time limit {value!r} cannot be read; write minutes, 0 or more, such as 90")
+        return minutes
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -140,6 +158,8 @@ class Request:
         rows = [row.method for block in self.table.blocks for row in block.rows] if self.table else list(known.methods)
         self.methods = [m for m in known.methods if (m in methods if methods else m in rows)]
         self.columns = self._columns(datasets, ratios)
+        if variant is not None and all(column.stand_in for column in self.columns):
+            raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
 
     def _table(self, number: str | None, grid: str | None) -> Table | None:
@@ -238,13 +258,16 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(replicate.__version__, prog_name="replicate")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Train long-tailed recognition papers again, by their own protocols, and print their tables beside the published numbers.
 
     Options choose which cells run, where, and where results go. None changes a protocol.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def run_command(name: str) -> click.Command:
@@ -257,7 +280,7 @@ def run_command(name: str) -> click.Command:
     @where_store
     @where_results
     @which_device
-    @click.option("--time-limit", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop at a checkpoint after so long.")
+    @click.option("--time-limit", type=Minutes(), metavar="MINUTES", help="Stop at a checkpoint after so long.")
     @click.option(
         "--plan", "only_plan", is_flag=True, help="Print what would run, its cost in epochs, time and disk; run nothing."
     )
@@ -272,7 +295,7 @@ def run_command(name: str) -> click.Command:
     ) -> None:
         request = Request(load_paper(name), **which)
         if only_plan:
-            _plan(request, data, Store(store), device, {})
+            _plan(request, data, Store(store), device, {}, {})
             return
         _run(request, data, Store(store), results, device, time_limit)
 
@@ -311,17 +334,24 @@ def _run(
     click.echo()
     _show(request, store, editions, results)
     cells = {(c.programme.keys("")[-1], c.seed) for c in planned}
-    click.echo(f"{len(cells)} cells: {outcome.before} done before, {outcome.trained} trained now in {outcome.epochs} epochs.")
+    click.echo(
+        f"{_count(len(cells), 'cell')}: {outcome.before} done before, {outcome.trained} trained now in "
+        f"{_count(outcome.epochs, 'epoch')}."
+    )
     for cell, failed in outcome.failed:
         click.echo(f"failed: {cell.label}: loss {failed['loss']} in epoch {failed['epoch']}; it enters no table", err=True)
     if outcome.left:
-        rest = duration(progress.seconds_left)
+        rest = f" (about {duration(progress.seconds_left)})" if outcome.epochs else ""
         click.echo(
-            f"time limit: {len(outcome.left)} cells in {outcome.epochs_left} epochs are left (about {rest}); "
-            "the same command goes on from the checkpoint."
+            f"time limit: {_count(len(outcome.left), 'cell')} in {_count(outcome.epochs_left, 'epoch')} are left{rest}; "
+            "the same command goes on from here."
         )
     if outcome.failed:
         sys.exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _printer(
@@ -339,7 +369,7 @@ def _printer(
         "columns": columns,
         "grid": request.grid,
     }
-    values = tables.replicas(store, request.paper, request.table, **how)
+    values = tables.replicas(store, request.paper, request.table, methods=request.methods, **how)
     return partial(tables.render, request.paper, request.table, values, **how) if values else None
 
 
@@ -411,11 +441,15 @@ def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str
 def plan_command(paper: str | None, data: Path | None, store: Path, device: str | None, **which: Any) -> None:
     """Cells, shared beginnings, epochs to train, and an estimate of time and disk from measured speed. Nothing runs."""
     speeds: dict[str, float] = {}
+    editions: dict[str, str] = {}
     for request in _requests(paper, which, stand_ins=False):
-        _plan(request, data, Store(store), device, speeds)
+        _plan(request, data, Store(store), device, speeds, editions)
 
 
-def _plan(request: Request, data: Path | None, store: Store, device: str | None, speeds: dict[str, float]) -> None:
+def _plan(
+    request: Request, data: Path | None, store: Store, device: str | None, speeds: dict[str, float], editions: dict[str, str]
+) -> None:
+    """Print one table's cost; ``speeds`` by network and ``editions`` by source are found once and kept there."""
     from tabulate import tabulate
 
     from replicate.data import sources as known
@@ -425,10 +459,12 @@ def _plan(request: Request, data: Path | None, store: Store, device: str | None,
 
     picked = pick_device(device)
     folder = known.data_folder(data)
-    editions, lines = {}, []
+    lines = []
     total_seconds = total_bytes = 0.0
     every: list[grids.Cell] = []
     for source in request.sources:
+        if source in editions:
+            continue
         try:
             editions[source] = known.load(source, folder).edition
         except BadInput:
@@ -558,8 +594,9 @@ def tables_command(
         if request.table is None:
             raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
         if published:
-            values: Any = tables.printed(request.paper, request.table)
-            click.echo(tables.render(request.paper, request.table, values, form), nl=False)
+            columns = [column for column in request.columns if not column.stand_in]
+            numbers = tables.printed(request.paper, request.table)
+            click.echo(tables.render(request.paper, request.table, numbers, form, columns=columns), nl=False)
             continue
         kept = _reader(store, results, request.paper)
         shown = 0
@@ -590,7 +627,7 @@ def _requests(paper: str | None, which: dict[str, Any], *, stand_ins: bool) -> I
             except BadInput as error:
                 refused.append(error)
                 continue
-            if stand_ins and not which["datasets"] and not which["ratios"]:
+            if stand_ins and request.variant is None and not which["datasets"] and not which["ratios"]:
                 request.columns += [column for column in loaded.grids[request.grid].columns if column.stand_in]
             found += 1
             yield request
@@ -599,7 +636,8 @@ def _requests(paper: str | None, which: dict[str, Any], *, stand_ins: bool) -> I
 
 
 def _how_to(request: Request) -> str:
-    return f"run `replicate {request.paper.command} --table {request.table.number if request.table else ''}`".replace("  ", " ")
+    assert request.table is not None
+    return f"run `replicate {request.paper.command} --table {request.table.number}` with the same options"
 
 
 @cli.command("diff")
@@ -639,6 +677,31 @@ def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any
         if not shown:
             click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {_how_to(request)}", err=True)
     sys.exit(worst)
+
+
+@cli.command("measures")
+@click.argument("paper")
+@which_cells
+@where_store
+@where_results
+@click.option("--classes", is_flag=True, help="Every class on a line of its own.")
+def measures_command(paper: str, store: Path, results: Path, classes: bool, **which: Any) -> None:
+    """The unified-bound analysis of every finished run, from its Measures: B_y(f), Lemma 4, the sum of Eq. 16 without C(F)."""
+    from replicate.report import bounds
+
+    lines: list[tuple[Any, ...]] = []
+    for request in _requests(paper, which, stand_ins=True):
+        if bounds.MEASURE not in request.paper.measures:
+            raise BadInput(
+                f"{request.paper.command} has no such measures; allowed: a paper whose module names {bounds.MEASURE}"
+            )
+        kept = _reader(store, results, request.paper)
+        for columns, editions in _edition_choices(request, kept):
+            request.columns = columns
+            lines += bounds.lines(kept, request.cells(), editions, classes=classes)
+    if not lines:
+        raise BadInput(f"no Measures are there for {paper!r} by these options; run `replicate {paper}` first")
+    click.echo(bounds.render(lines, classes=classes), nl=False)
 
 
 @cli.group("data", invoke_without_command=True)

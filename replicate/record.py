@@ -62,6 +62,10 @@ class Record:
         done = record.epochs
         if record.failed is None and any(len(record.curves[name]) != done for name in ("loss", "rate", "seconds")):
             raise ValueError(f"its curves do not have {done} epochs")
+        if record.failed is None and len(record.accuracy("test")) != done:
+            raise ValueError(f"its test counts do not have {done} epochs")
+        if record.failed is None and len(record.accuracy("validation")) not in (0, done):
+            raise ValueError(f"its validation counts do not have {done} epochs")
         return record
 
     def accuracy(self, split: str, *, half: int | None = None) -> list[float]:
@@ -245,7 +249,7 @@ class Store:
 def _parse(path: Path, text: bytes) -> Record:
     try:
         return Record.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise _damaged(path, str(error) or type(error).__name__) from None
 
 
