@@ -396,7 +396,7 @@ def test_out_of_time_is_no_error_and_says_what_is_left(out_of_time):
     code, out, err = out_of_time
     assert (code, err) == (0, "")
     assert re.search(r"^3 cells: \d done before, 0 trained now in 0 epochs\.$", out, re.M)
-    left = re.search(r"^time limit: (\d) cells? in (\d+) epochs are left .*the same command goes on", out, re.M)
+    left = re.search(r"^time limit: (\d) cells? in (\d+) epochs? are left.*; the same command goes on", out, re.M)
     assert left
     # The killed run saved a state at epoch 12 at least, and did not get to the end.
     assert 1 <= int(left[1]) <= 3 and 1 <= int(left[2]) <= FULL_EPOCHS - 12

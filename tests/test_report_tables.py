@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_records import COLUMN, OFFICIAL, record, write, write_level
@@ -430,3 +431,21 @@ def test_printing_a_table_loads_neither_pandas_nor_numpy_nor_scipy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_the_committed_digits_table_is_what_its_committed_records_give():
+    folder = Path(__file__).parent.parent / "results" / "unified_bound"
+    if not folder.is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    column = COLUMN["digits/45"]
+    how = {"selection": "as-published", "edition_of": {"digits": "official"}, "columns": [column]}
+    values = tables.replicas(Store(folder), PAPER, PAPER.tables[0], **how)
+    assert len(values) == 16 and all(value.n == 3 for value in values.values())
+    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        written = (folder / f"table1.digits.{suffix}").read_text(encoding="utf-8")
+        assert tables.render(PAPER, PAPER.tables[0], values, form, **how) == written
+    readme = (folder.parent.parent / "README.md").read_text(encoding="utf-8")
+    for (block, label, _), value in values.items():
+        assert f"{value.mean:.1f}<sub>±{value.sd:.1f}</sub>" in next(
+            line for line in readme.splitlines() if line.startswith(f"| {label} |")
+        ), (block, label)
