@@ -38,6 +38,7 @@ from replicate.protocol import (
     Table,
     Variant,
     VectorScaling,
+    rows,
 )
 
 # --- protocol on CIFAR: Sec. F and released code ---------------------------------------------------------------------
@@ -110,11 +111,11 @@ NU, TAU, GAMMA = Free("nu"), Free("tau"), Free("gamma")
 DRW = EffectiveNumber(beta=0.9999)  # "CB" weights, deferred
 ADRW = InversePrior(NU)  # Eq. 5
 
-TRAIN = Stage(Free("epochs"), Objective(CrossEntropy(), mean=Free("mean")), Free("sgd"), Free("feed"))
-CE = Method(TRAIN)
-CB = Method(Stage(Free("epochs"), Objective(CrossEntropy(), DRW, Free("mean")), Free("sgd"), Free("feed")))
-MARGIN = Method(Stage(Free("epochs"), Objective(LDAM(0.5, 30.0), mean=Free("mean")), Free("sgd"), Free("feed")), "cosine")
-VS = Method(Stage(Free("epochs"), Objective(VectorScaling(GAMMA, TAU), mean=Free("mean")), Free("sgd"), Free("feed")))
+MEAN_BY, REST = Free("mean"), (Free("sgd"), Free("feed"))
+CE = Method(Stage(Free("epochs"), Objective(CrossEntropy(), mean=MEAN_BY), *REST))
+CB = Method(Stage(Free("epochs"), Objective(CrossEntropy(), DRW, MEAN_BY), *REST))
+MARGIN = Method(Stage(Free("epochs"), Objective(LDAM(0.5, 30.0), mean=MEAN_BY), *REST), head="cosine")
+VS = Method(Stage(Free("epochs"), Objective(VectorScaling(GAMMA, TAU), mean=MEAN_BY), *REST))
 TLA = VectorScaling(0.0, TAU)  # Sec. 3.3: the multiplicative term is truncated, the additive one stays
 
 METHODS = {
@@ -238,25 +239,16 @@ TABLE_1 = Table(
         Block(
             "w/o SAM",
             (
-                (Row("CE", "CE"), Row("LDAM", "LDAM"), Row("VS", "VS")),
-                (Row("CE+DRW", "CE+DRW"), Row("LDAM+DRW", "LDAM+DRW"), Row("VS+DRW", "VS+DRW")),
-                (
-                    Row("CE+ADRW", "CE+ADRW", baseline=False),
-                    Row("LDAM+ADRW", "LDAM+ADRW", baseline=False),
-                    Row("VS+TLA+DRW", "VS+TLA+DRW", baseline=False),
-                    Row("VS+TLA+ADRW", "VS+TLA+ADRW", baseline=False),
-                ),
+                rows("CE", "LDAM", "VS"),
+                rows("CE+DRW", "LDAM+DRW", "VS+DRW"),
+                rows("CE+ADRW", "LDAM+ADRW", "VS+TLA+DRW", "VS+TLA+ADRW", baseline=False),
             ),
         ),
         Block(
             "w/ SAM",
             (
-                (Row("CE+DRW", "CE+DRW+SAM"), Row("LDAM+DRW", "LDAM+DRW+SAM"), Row("VS", "VS+SAM")),
-                (
-                    Row("CE+ADRW", "CE+ADRW+SAM", baseline=False),
-                    Row("LDAM+ADRW", "LDAM+ADRW+SAM", baseline=False),
-                    Row("VS+TLA+ADRW", "VS+TLA+ADRW+SAM", baseline=False),
-                ),
+                rows("CE+DRW", "LDAM+DRW", "VS", suffix="+SAM"),
+                rows("CE+ADRW", "LDAM+ADRW", "VS+TLA+ADRW", suffix="+SAM", baseline=False),
             ),
         ),
     ),

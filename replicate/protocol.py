@@ -47,6 +47,7 @@ __all__ = [
     "canonical",
     "fill",
     "free_names",
+    "rows",
 ]
 
 
@@ -335,6 +336,11 @@ class Row:
     label: str
     method: str
     baseline: bool = True
+
+
+def rows(*labels: str, baseline: bool = True, suffix: str = "") -> tuple[Row, ...]:
+    """Rows whose methods are called as they are printed, with a suffix."""
+    return tuple(Row(label, label + suffix, baseline) for label in labels)
 
 
 @dataclass(frozen=True)
