@@ -226,7 +226,8 @@ GRIDS = {
     "figure2": Grid(
         "Figs 2, 5 and 8", {"VS+ADRW": EXTRA["VS+ADRW"]}, COLUMNS, {"nu": NU_GRID, "tau": TAU_GRID, "gamma": GAMMA_TABLE}
     ),
-    "figure3": Grid("Figs 3, 6 and 9", {"CE+DRW": METHODS["CE+DRW"], "CE+None": CE, "CB": CB}, COLUMNS, {"switch": T0_TABLE}),
+    "figure3a": Grid("Figs 3a, 6a and 9a", {"CE+DRW": METHODS["CE+DRW"], "CB": CB}, COLUMNS),
+    "figure3": Grid("Figs 3, 6 and 9, b and c", {"CE+DRW": METHODS["CE+DRW"], "CE+None": CE}, COLUMNS, {"switch": T0_TABLE}),
     "figure4": Grid("Fig. 4", {m: METHODS[m] for m in ("VS", "VS+DRW")}, COLUMNS, {"gamma": GAMMA_GRID, "tau": TAU_TABLE}),
 }
 
