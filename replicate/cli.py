@@ -225,16 +225,19 @@ class Request:
         return self._kept[column.name]
 
 
+def read_images(source: str, data: Path | None) -> Images:
+    """A source from where its files are. Raises ``BadInput`` if it is missing or damaged."""
+    from replicate.data import sources
+
+    return sources.load(source, sources.data_folder(data))
+
+
 def load_images(sources: Sequence[str], data: Path | None) -> dict[str, Images]:
     """Every source, with one notice for each that is not the official edition. Raises ``BadInput`` if one is missing."""
-    from replicate.data import sources as known
-
-    folder = known.data_folder(data)
-    loaded = {}
-    for source in sources:
-        loaded[source] = known.load(source, folder)
-        if notice := loaded[source].notice:
-            click.echo(notice, err=True)
+    loaded = {source: read_images(source, data) for source in sources}
+    for images in loaded.values():
+        if images.notice:
+            click.echo(images.notice, err=True)
     return loaded
 
 
@@ -311,6 +314,14 @@ def _run(
         raise BadInput("no cell is left by these options; leave one out, or see `replicate list`")
     store.require_writable()
     images = load_images(request.sources, data)
+    editions = {source: loaded.edition for source, loaded in images.items()}
+
+    # What was read for its edition serves the first column; the rest is read again when it is needed, not kept until then.
+    images = {source: images[source] for source in request.sources[:1]}
+
+    def load(source: str) -> Images:
+        return images.pop(source, None) or read_images(source, data)
+
     from replicate.engine.numerics import pick_device
     from replicate.launch import local
     from replicate.launch.progress import Progress, duration
@@ -319,7 +330,8 @@ def _run(
         outcome = local.run(
             planned,
             store,
-            images,
+            editions,
+            load,
             pick_device(device),
             keep=lambda cell: request.kept(cell.column),
             # A quick run is there to see that all works; a Measure over the whole training set would take most of its time.
@@ -330,7 +342,6 @@ def _run(
     except KeyboardInterrupt:
         click.echo("\nstopped; the last checkpoint stays: the same command goes on from it", err=True)
         sys.exit(130)
-    editions = {source: loaded.edition for source, loaded in images.items()}
     click.echo()
     _show(request, store, editions, results)
     cells = {(c.programme.keys("")[-1], c.seed) for c in planned}
@@ -452,13 +463,11 @@ def _plan(
     """Print one table's cost; ``speeds`` by network and ``editions`` by source are found once and kept there."""
     from tabulate import tabulate
 
-    from replicate.data import sources as known
     from replicate.engine.numerics import pick_device
     from replicate.launch import local
     from replicate.launch.progress import duration
 
     picked = pick_device(device)
-    folder = known.data_folder(data)
     lines = []
     total_seconds = total_bytes = 0.0
     every: list[grids.Cell] = []
@@ -466,7 +475,7 @@ def _plan(
         if source in editions:
             continue
         try:
-            editions[source] = known.load(source, folder).edition
+            editions[source] = read_images(source, data).edition
         except BadInput:
             editions[source] = "official"
             click.echo(f"{source} is not here: planned for the official edition", err=True)

@@ -62,7 +62,16 @@ def told(record):
 
 def run(planned, store, digits, silent, **kwargs):
     keep = kwargs.pop("keep", frozenset(grid.branch_epochs([cell.programme for cell in planned])))
-    return local.run(planned, store, {"digits": digits}, CPU, keep=lambda cell: keep, progress=silent, **kwargs)
+    return local.run(
+        planned,
+        store,
+        {"digits": digits.edition},
+        lambda source: digits,
+        CPU,
+        keep=lambda cell: keep,
+        progress=silent,
+        **kwargs,
+    )
 
 
 def checkpoint(store, cell, digits, epoch=None):

@@ -38,7 +38,8 @@ class Outcome:
 def run(
     planned: Sequence[Cell],
     store: Store,
-    images: Mapping[str, Images],
+    edition_of: Mapping[str, str],
+    load: Callable[[str], Images],
     device: torch.device,
     *,
     keep: Callable[[Cell], Set[str]] = lambda cell: frozenset(),
@@ -48,15 +49,15 @@ def run(
 ) -> Outcome:
     """Train every cell that the store has no Record of, in order; compute Measures that are missing.
 
-    ``images`` by source; ``keep`` says at which nominal keys a cell's checkpoints stay (see
+    ``edition_of`` by source; ``load`` reads a source when a column of it begins, and what is not in its split is let go again
+    (for CIFAR 180 MiB). ``keep`` says at which nominal keys a cell's checkpoints stay (see
     :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint once it is
     over. Raises ``BadInput`` if the store cannot be written or holds a damaged file. On Ctrl-C the last checkpoint stays.
     """
     numerics.reuse_memory()
-    edition_of = {source: loaded.edition for source, loaded in images.items()}
     deadline = None if time_limit is None else time.monotonic() + time_limit
     outcome = Outcome()
-    materials = _Materials(images, device)
+    materials = _Materials(load, device)
 
     left = store.epochs_left(planned, edition_of)
     progress.expect(sum(work for _, work in left.values()), len(left))
@@ -116,15 +117,17 @@ def run(
 class _Materials:
     """Splits on the device, the latest one only: cells come column by column."""
 
-    def __init__(self, images: Mapping[str, Images], device: torch.device) -> None:
-        self._images = images
+    def __init__(self, load: Callable[[str], Images], device: torch.device) -> None:
+        self._load = load
         self._device = device
         self._latest: tuple[object, DeviceData] | None = None
 
     def of(self, cell: Cell) -> DeviceData:
         describe = cell.programme.start.data
         if self._latest is None or self._latest[0] != describe:
-            self._latest = (describe, DeviceData(split(self._images[describe.source], describe), cell.programme, self._device))
+            self._latest = None  # before the next one is made: two at once would be the peak
+            part = split(self._load(describe.source), describe)
+            self._latest = (describe, DeviceData(part, cell.programme, self._device))
         return self._latest[1]
 
 
