@@ -65,9 +65,18 @@ def cifar_folder():
     return Path(folder)
 
 
-@pytest.fixture
-def two_threads():
+def _threads(number):
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(number)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread():
+    yield from _threads(1)
+
+
+@pytest.fixture
+def two_threads():
+    yield from _threads(2)

@@ -36,14 +36,6 @@ def data(short_paper, digits):
     return DeviceData(split(digits, programme.start.data), programme, CPU)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weights(state):
     return {name: value for name, value in state.tensors().items() if not name.startswith("history/seconds")}
 

@@ -114,11 +114,6 @@ def _under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
 
 
-def parameter_count(model: torch.nn.Module) -> int:
-    """Trained numbers in a network."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def counts_by_class(labels: Tensor, hits: Tensor, classes: int) -> Tensor:
     """Correct images of each class [classes], int64, on the labels' device, without a host synchronisation."""
     return torch.zeros(classes, dtype=torch.int64, device=labels.device).index_add_(0, labels, hits.to(torch.int64))

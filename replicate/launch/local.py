@@ -59,8 +59,7 @@ def run(
     outcome = Outcome()
     materials = _Materials(load, device)
 
-    left = store.epochs_left(planned, edition_of)
-    progress.expect(sum(work for _, work in left.values()), len(left))
+    progress.expect(sum(work for _, work in store.epochs_left(planned, edition_of).values()))
 
     def out_of_time() -> bool:
         return deadline is not None and time.monotonic() >= deadline
@@ -141,19 +140,20 @@ def _measure(
     measures: Sequence[str],
 ) -> None:
     """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is there."""
-    for name in measures:
-        if store.measure(name, record) is not None:
-            continue
-        data = materials.of(cell)
-        if state is None:
-            programme = cell.programme
-            path = store.checkpoint(record.source, edition, record.programme_key, programme.length, cell.seed)
-            if not path.exists():
-                return
-            numerics.enter(numerics.mode(programme.start.network, data.device))
-            state = loop.start(programme, cell.seed, data.device)
-            if not state.restore(path):
-                return
+    missing = [name for name in measures if store.measure(name, record) is None]
+    if not missing:
+        return
+    programme = cell.programme
+    path = store.checkpoint(record.source, edition, record.programme_key, programme.length, cell.seed)
+    if state is None and not path.exists():
+        return
+    data = materials.of(cell)
+    if state is None:
+        numerics.enter(numerics.mode(programme.start.network, data.device))
+        state = loop.start(programme, cell.seed, data.device)
+        if not state.restore(path):
+            return
+    for name in missing:
         store.write_measure(name, record, MEASURES[name](state, data, cell))
 
 

@@ -28,7 +28,7 @@ class Progress:
         self._written_at = time.monotonic()
         self._length = 0
 
-    def expect(self, work: float, epochs: int) -> None:
+    def expect(self, work: float) -> None:
         """Tell the work of the whole plan."""
         self._work_left = work
 
