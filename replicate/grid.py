@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from replicate.errors import BadInput
 from replicate.protocol import (
     SOURCES,
+    Adjustment,
     Column,
+    Data,
     Description,
     Feed,
     Free,
     Grid,
-    LongTailed,
+    MaxNorm,
     Method,
     Network,
     Objective,
@@ -42,11 +44,15 @@ ENGINE_REVISION = 1
 QUICK_EPOCHS = 1  # of every stretch between two switches
 QUICK_BATCHES = 2  # of every epoch
 QUICK_TEST_IMAGES = 10  # of every class
+QUICK_VALIDATION_IMAGES = 5  # of every class, where the training images do not depend on it
 
 
 @dataclass(frozen=True)
 class Epoch(Description):
-    """One row of a programme: all that an epoch's training depends on, besides the state it starts from."""
+    """One row of a programme: all that an epoch's training depends on, besides the state it starts from.
+
+    ``begins`` marks the first row of a stage after the first: what the stage before handed over is taken up (``starts_from``:
+    None, its last state), class vectors are scaled to length 1 (``unit_rows``), the bound of ``projection`` is found."""
 
     objective: Objective
     rate: float
@@ -56,23 +62,36 @@ class Epoch(Description):
     sam_radius: float | None = None
     restart_momentum: bool = False
     batches: int | None = None  # stop after so many; None: all
+    decayed: str | None = None
+    projection: MaxNorm | None = None
+    trained: str | None = None
+    hands_over: str | None = None
+    begins: bool = False
+    starts_from: str | None = None
+    unit_rows: bool = False
+
+    @property
+    def lasting(self) -> Epoch:
+        """The row without what holds for its own first epoch alone, and without the learning rate."""
+        return replace(self, rate=0.0, restart_momentum=False, begins=False, starts_from=None, unit_rows=False)
 
 
 @dataclass(frozen=True)
 class Start(Description):
     """What a programme starts from: data and an untrained network."""
 
-    data: LongTailed
+    data: Data
     network: Network
     head: str
 
 
 @dataclass(frozen=True)
 class Programme:
-    """A method compiled for one column: runs of equal epochs, in order."""
+    """A method compiled for one column: runs of equal epochs, in order, and what is done to the trained classifier."""
 
     start: Start
     runs: tuple[tuple[int, Epoch], ...]
+    adjustment: Adjustment | None = None
 
     @property
     def length(self) -> int:
@@ -95,16 +114,29 @@ class Programme:
         found, last = [], 0
         for (count, row), (_, following) in itertools.pairwise(self.runs):
             last += count
-            if (
-                replace(row, rate=0.0, restart_momentum=False) != replace(following, rate=0.0, restart_momentum=False)
-                or following.restart_momentum
-            ):
+            if row.lasting != following.lasting or following.restart_momentum:
                 found.append(last)
         return tuple(found)
 
+    @cached_property
+    def stage_starts(self) -> tuple[int, ...]:
+        """First epoch of every stage."""
+        found, last = [1], 0
+        for count, row in self.runs:
+            if row.begins:
+                found.append(last + 1)
+            last += count
+        return tuple(found)
+
     def spec(self) -> dict[str, Any]:
-        """The programme as JSON data: what a Record stores to explain itself."""
-        return {"start": canonical(self.start), "epochs": [[count, canonical(row)] for count, row in self.runs]}
+        """The programme as JSON data: what a Record stores to explain itself. ``epochs``: [how many, their row] in order. A
+        learning rate that changes from epoch to epoch stands in the Record's curves, and here as None."""
+        epochs: list[list[Any]] = []
+        for row, alike in itertools.groupby(self.runs, key=lambda run: replace(run[1], rate=0.0)):
+            counts, rates = zip(*((count, canonical(of.rate)) for count, of in alike), strict=True)
+            epochs.append([sum(counts), {**canonical(row), "rate": rates[0] if len(set(rates)) == 1 else None}])
+        told = {"start": canonical(self.start), "epochs": epochs}
+        return told if self.adjustment is None else {**told, "adjustment": canonical(self.adjustment)}
 
     def keys(self, edition: str) -> tuple[str, ...]:
         """Key after each epoch on this edition of the data; index 0 is the key of the untrained start."""
@@ -112,6 +144,13 @@ class Programme:
         for count, row in self.runs:
             chain.extend(_following_keys(chain[-1], row, count))
         return tuple(chain)
+
+    def key(self, edition: str) -> str:
+        """Key of what the programme leaves: that after its last epoch, and of the adjustment where there is one."""
+        trained = self.keys(edition)[-1]
+        if self.adjustment is None:
+            return trained
+        return _digest({"trained": trained, "adjustment": canonical(self.adjustment)})
 
 
 def _digest(value: Any) -> str:
@@ -169,14 +208,14 @@ class Cell:
 def compile_method(method: Method, column: Column, values: Mapping[str, Any], quick: bool = False) -> Programme:
     """The programme of ``method`` on ``column`` with every free name given in ``values``.
 
-    Raises ``TypeError`` if a name has no value, ``ValueError`` if a switch lies outside the stage.
+    Raises ``TypeError`` if a name has no value, ``ValueError`` if a switch lies outside the stage, or if a stage hands over its
+    best state on validation and the data has no validation split.
     """
     method = fill(method, values)
     left = sorted(set(free_names(method)))
     if left:
         raise TypeError(f"no value for {', '.join(left)}")
-    stage = method.stage
-    length, first = _given(stage.epochs), 1
+    length, stage, first = _given(method.stage.epochs), method.stage, 1
     pieces: list[tuple[int, int, Stage]] = []  # first epoch, last epoch, what holds there
     for epoch, changes in sorted((_given(switch.epoch), switch.changes) for switch in method.switches):
         if not first <= epoch < length:
@@ -185,6 +224,22 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
         stage, first = _changed(stage, dict(changes)), epoch + 1
     pieces.append((first, length, stage))
 
+    rows = _rows(pieces, quick)
+    for before, after in itertools.pairwise((stage, *method.later)):
+        (count, opening), *others = _rows([(1, _given(after.epochs), after)], quick)
+        # Every stage has an optimiser of its own, so restarted momentum needs no mark beside ``begins``.
+        begun = replace(opening, begins=True, starts_from=before.hands_over, unit_rows=after.unit_rows)
+        rows += [(1, begun), *([(count - 1, opening)] if count > 1 else []), *others]
+    if not column.data.validation and any(row.hands_over or row.starts_from for _, row in rows):
+        raise ValueError(f"{column.name} has no validation split to choose the state that a stage hands over by")
+    data = column.data.shown(QUICK_TEST_IMAGES, QUICK_VALIDATION_IMAGES) if quick else column.data
+    source = SOURCES[data.source]
+    network = Network(column.network, source.classes, source.channels, _given(method.batch_norm_scale))
+    return Programme(Start(data, network, method.head), _merged(rows), method.adjustment)
+
+
+def _rows(pieces: Iterable[tuple[int, int, Stage]], quick: bool) -> list[tuple[int, Epoch]]:
+    """Runs of equal rows of one stage, whose pieces are (first epoch, last epoch, what holds there)."""
     rows: list[tuple[int, Epoch]] = []
     for first, last, piece in pieces:
         if quick:
@@ -199,10 +254,7 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
                 count -= 1
             if count:
                 rows.append((count, row))
-    data = replace(column.data, test=QUICK_TEST_IMAGES) if quick else column.data
-    source = SOURCES[data.source]
-    network = Network(column.network, source.classes, source.channels)
-    return Programme(Start(data, network, method.head), _merged(rows))
+    return rows
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
@@ -226,6 +278,10 @@ def _epoch(stage: Stage, rate: float, batches: int | None) -> Epoch:
         feed=_given(stage.feed),
         sam_radius=radius or None,
         batches=batches,
+        decayed=sgd.decayed if _given(sgd.weight_decay) else None,  # without decay it acts on nothing, whatever the rule
+        projection=sgd.projection,
+        trained=stage.trained,
+        hands_over=stage.hands_over,
     )
 
 
@@ -238,7 +294,7 @@ def _given(value: T | Free) -> T:
 def _merged(rows: Iterable[tuple[int, Epoch]]) -> tuple[tuple[int, Epoch], ...]:
     merged: list[tuple[int, Epoch]] = []
     for count, row in rows:
-        if merged and merged[-1][1] == row and not row.restart_momentum:
+        if merged and merged[-1][1] == row and not (row.restart_momentum or row.begins):
             merged[-1] = (merged[-1][0] + count, row)
         else:
             merged.append((count, row))
@@ -355,17 +411,18 @@ def cost(planned: Sequence[Cell], edition: str = "") -> Cost:
     shared: set[tuple[str, int]] = set()
     for cell in planned:
         chain = cell.programme.keys(edition)
-        alone[chain[-1], cell.seed] = cell.programme.length
+        alone[cell.programme.key(edition), cell.seed] = cell.programme.length
         shared.update((key, cell.seed) for key in chain[1:])
     return Cost(len(alone), sum(alone.values()), len(shared))
 
 
 def epoch_work(start: Start, row: Epoch) -> float:
     """Work of one epoch in passes of one image forward and backward; a pass forward alone counts a third."""
-    source, counts = SOURCES[start.data.source], start.data.class_counts()
-    images = sum(counts) if row.batches is None else min(sum(counts), row.batches * row.feed.batch)
-    evaluated = source.classes * ((start.data.test or source.test_per_class) + (start.data.validation or 0))
-    return images * (1 if row.sam_radius is None else 2) + evaluated / 3
+    images = start.data.images if row.batches is None else min(start.data.images, row.batches * row.feed.batch)
+    passes = 1.0 if row.sam_radius is None else 2.0
+    if row.trained == "head":  # nothing goes back through the backbone
+        passes /= 3
+    return images * passes + start.data.evaluated / 3
 
 
 def epochs_left(

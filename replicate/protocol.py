@@ -9,39 +9,58 @@ A number that a grid or a column supplies is written ``Free("nu")``; :func:`fill
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 __all__ = [
+    "BALANCED_ACCURACY",
+    "BEST_ON_VALIDATION",
+    "DECAYED",
     "LDAM",
     "SOURCES",
+    "TOTALS",
+    "AdditiveAdjustment",
+    "Adjustment",
+    "Augmentation",
     "AutoAugmentCutout",
     "Block",
     "Column",
+    "Cosine",
     "Crop",
     "CropFlip",
     "CrossEntropy",
+    "Data",
     "Description",
+    "DotRegression",
     "Drops",
     "EffectiveNumber",
+    "FeatureNorm",
     "Feed",
     "Focal",
     "Free",
     "Grid",
     "InversePrior",
     "LongTailed",
+    "MaxNorm",
     "Method",
+    "Metric",
+    "MultiplicativeAdjustment",
     "Network",
     "Objective",
     "Paper",
+    "PhotographFolders",
     "Quirk",
+    "RandomResizedCropFlip",
     "Row",
     "Sgd",
     "Source",
     "Stage",
+    "Stratified",
     "Switch",
     "Table",
+    "TauNormalisation",
     "Variant",
     "VectorScaling",
     "canonical",
@@ -99,6 +118,12 @@ class Focal(Description):
     gamma: float | Free = 1.0
 
 
+@dataclass(frozen=True)
+class DotRegression(Description):
+    """Dot-regression loss: (z_y - |g| |w_y|)^2 / (2 |g| |w_y|) for feature g and class vector w_y, norms without gradient,
+    plain mean. For the ETF head, whose class vectors have length 1 (Yang et al. 2022)."""
+
+
 # --- class weights ---------------------------------------------------------------------------------------------------
 
 
@@ -117,8 +142,15 @@ class InversePrior(Description):
 
 
 @dataclass(frozen=True)
+class FeatureNorm(Description):
+    """Feature regularisation: zeta/2 times the batch's mean of squared feature norms, added to the loss."""
+
+    zeta: float | Free
+
+
+@dataclass(frozen=True)
 class Objective(Description):
-    """Loss, class weights and how weighted losses are averaged over a batch.
+    """Loss, class weights, how weighted losses are averaged over a batch, and what is added to them.
 
     ``mean`` is ``"weights"`` (divide by the batch's sum of weights, as torch's weighted cross-entropy does) or
     ``"batch"`` (divide by the batch size). Without weights the two are the same, and so are their keys.
@@ -127,6 +159,7 @@ class Objective(Description):
     loss: Any
     weights: Any = None
     mean: str | Free = "weights"
+    regulariser: FeatureNorm | None = None
 
 
 # --- optimisation ----------------------------------------------------------------------------------------------------
@@ -154,12 +187,47 @@ class Drops(Description):
 
 
 @dataclass(frozen=True)
-class Sgd(Description):
-    """Stochastic gradient descent with momentum (no Nesterov); weight decay on every parameter, batch norm included."""
+class Cosine(Description):
+    """Cosine schedule over a stage of ``epochs`` epochs, stepped before each epoch e = 1, 2, ...:
+    base/2 * (1 + cos(pi e/epochs)).
 
-    schedule: Drops
+    The first epoch is a step below ``base``, the last one has rate 0."""
+
+    base: float | Free
+    epochs: int | Free
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of the stage's 1-based ``epoch``."""
+        assert isinstance(self.epochs, int) and not isinstance(self.base, Free)
+        return self.base / 2 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+
+@dataclass(frozen=True)
+class MaxNorm(Description):
+    """Class vectors longer than a bound are scaled back to it, after every training pass (``"epoch"``) or step (``"batch"``).
+
+    The bound is one number for all classes, taken from the classifier as the stage finds it: its smallest norm plus ``share``
+    of the way to its largest. The bias is free."""
+
+    share: float = 0.1
+    each: str | Free = "epoch"
+
+
+#: Parameters that weight decay acts on, by the name that :class:`Sgd` has for them; None: every one that is trained.
+DECAYED = ("convolutions and linear layers", "all but batch-norm shifts")
+
+
+@dataclass(frozen=True)
+class Sgd(Description):
+    """Stochastic gradient descent with momentum (no Nesterov).
+
+    Weight decay acts on every trained parameter, batch norm and biases included, or on those of :data:`DECAYED` alone."""
+
+    schedule: Drops | Cosine
     momentum: float = 0.9
     weight_decay: float | Free = 0.0
+    decayed: str | None = None
+    projection: MaxNorm | None = None
 
 
 @dataclass(frozen=True)
@@ -186,18 +254,38 @@ class AutoAugmentCutout(Description):
 
 
 @dataclass(frozen=True)
+class RandomResizedCropFlip(Description):
+    """A window of random area (a share of the photograph's, uniform in ``area``) and shape (width over height, log-uniform in
+    ``shape``), resized to the network's side, then a horizontal flip with probability 1/2."""
+
+    area: tuple[float, float] = (0.08, 1.0)
+    shape: tuple[float, float] = (3 / 4, 4 / 3)
+
+
+Augmentation = Crop | CropFlip | AutoAugmentCutout | RandomResizedCropFlip
+
+
+@dataclass(frozen=True)
 class Feed(Description):
     """What an epoch shows: every training image once, shuffled, the ragged last batch kept."""
 
     batch: int
-    augmentation: Crop | CropFlip | AutoAugmentCutout | None = None
+    augmentation: Augmentation | None = None
+
+
+#: What a stage hands over: None, its last state; or the state after its epoch of best balanced accuracy on the validation
+#: split, ties to the earlier. That state is then also the one that is evaluated, adjusted and measured.
+BEST_ON_VALIDATION = "best on validation"
 
 
 @dataclass(frozen=True)
 class Stage(Description):
     """A stretch of epochs. ``sam_radius`` None: ordinary steps; else sharpness-aware ones (Foret et al. 2021).
 
-    ``restart_momentum`` is about the first epoch of the stage: False carries the momentum over."""
+    ``restart_momentum`` is about the first epoch of the stage: False carries the momentum over. A stage that follows another
+    always restarts it. ``trained`` None: every parameter; ``"head"``: the classifier alone, while batch norm still uses and
+    gathers batch statistics. ``unit_rows``: class vectors are scaled to length 1 before the first epoch.
+    ``hands_over``: None or :data:`BEST_ON_VALIDATION`."""
 
     epochs: int | Free
     objective: Objective
@@ -205,6 +293,9 @@ class Stage(Description):
     feed: Feed | Free
     sam_radius: float | Free | None = None
     restart_momentum: bool = False
+    trained: str | None = None
+    unit_rows: bool = False
+    hands_over: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,14 +306,63 @@ class Switch(Description):
     changes: tuple[tuple[str, Any], ...]
 
 
+# --- adjustments: what is done to a trained classifier without training ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AdditiveAdjustment(Description):
+    """Logits minus tau * log(prior) (Menon et al. 2021), for every tau of ``values``."""
+
+    values: tuple[float, ...] | Free
+    parameter: ClassVar[str] = "tau"
+
+
+@dataclass(frozen=True)
+class MultiplicativeAdjustment(Description):
+    """Class vectors scaled to length 1 where ``unit_rows`` says so (the bias stays), then logits, bias included, times
+    prior^(-gamma) (Kim and Kim 2020), for every gamma of ``values``."""
+
+    values: tuple[float, ...] | Free
+    unit_rows: bool = True
+    parameter: ClassVar[str] = "gamma"
+
+
+@dataclass(frozen=True)
+class TauNormalisation(Description):
+    """Class vectors divided by their length to the power tau (Kang et al. 2020), for every tau of ``values``; bias
+    unchanged.
+    """
+
+    values: tuple[float, ...] | Free
+    parameter: ClassVar[str] = "tau"
+
+
+Adjustment = AdditiveAdjustment | MultiplicativeAdjustment | TauNormalisation
+
+
 @dataclass(frozen=True)
 class Method(Description):
-    """A chain of stages under one classifier head (``"linear"`` with bias, or ``"cosine"``: feature and class vectors
-    normalised, no bias)."""
+    """A chain of stages under one classifier head, then at most one adjustment.
+
+    Heads: ``"linear"`` with bias; ``"cosine"``: feature and class vectors normalised, no bias; ``"etf"``: the fixed unit
+    vectors of a randomly rotated simplex equiangular tight frame, with a trained bias. ``switches`` are about the first stage;
+    ``later`` stages follow it. ``batch_norm_scale``: every scale of batch norm is this constant and every shift 0, untrained.
+    """
 
     stage: Stage
     head: str = "linear"
     switches: tuple[Switch, ...] = ()
+    later: tuple[Stage, ...] = ()
+    batch_norm_scale: float | Free | None = None
+    adjustment: Adjustment | None = None
+
+    def followed_by(self, stage: Stage) -> Method:
+        """The same method with one more stage."""
+        return replace(self, later=(*self.later, stage))
+
+    def adjusted(self, adjustment: Adjustment) -> Method:
+        """The same method, its classifier adjusted after training."""
+        return replace(self, adjustment=adjustment)
 
     def then_from(self, epoch: int | Free, **changes: Any) -> Method:
         """The same method with parts of its stage replaced from the epoch after ``epoch`` on.
@@ -259,6 +399,10 @@ SOURCES: Mapping[str, Source] = {
     "cifar100": Source("CIFAR-100", 100, 500, 100, 3, 32),
     # The smallest class of scikit-learn's digits has 174 images: 20 validation, 60 test, and at most 94 to train on.
     "digits": Source("Digits", 10, 94, 60, 1, 8),
+    # Classes of MNIST differ in size; these are the smallest class's place in the official files, for planning alone.
+    "mnist": Source("MNIST", 10, 5421, 892, 1, 28),
+    "mini_imagenet": Source("mini-ImageNet", 100, 500, 100, 3, 224),
+    "mini_imagenet_lt": Source("mini-ImageNet-LT", 100, 500, 100, 3, 224),
 }
 
 
@@ -267,9 +411,11 @@ class LongTailed(Description):
     """An imbalanced training subset beside a balanced test set.
 
     Class c = 0, 1, ... of C holds ``int(largest * (1/ratio)^(c/(C-1)))`` images ("exponential"), or ``largest`` in the
-    first half of the classes and ``int(largest/ratio)`` in the second ("step"). ``subset`` says which images:
-    ``"shuffled"``, the first ones of each class after one legacy numpy shuffle a class, generator seeded with 0, the
-    same for every training seed. ``mean`` and ``std`` normalise pixels scaled to [0, 1], channel by channel.
+    first half of the classes and ``int(largest/ratio)`` in the second ("step"). ``rounding`` None truncates as int() does,
+    ``"nearest"`` rounds, ties to even. ``subset`` says which images: ``"shuffled"``, the first ones of each class after one
+    legacy numpy shuffle a class, generator seeded with 0, the same for every training seed; or ``"first"``, the first ones of
+    each class in file order, the next ``validation`` ones being the validation images. ``mean`` and ``std`` normalise pixels
+    scaled to [0, 1], channel by channel.
     """
 
     source: str
@@ -281,17 +427,128 @@ class LongTailed(Description):
     validation: int | None = None  # images a class kept apart from training
     test: int | None = None  # images a class evaluated; None: all
     subset: str = "shuffled"
+    rounding: str | None = None
+    validation_shown: int | None = None  # validation images a class evaluated; None: all
 
     def class_counts(self) -> tuple[int, ...]:
         """Training images of each class [C]."""
         classes = SOURCES[self.source].classes
         fraction = 1.0 / self.ratio
+        whole = round if self.rounding == "nearest" else int
         if self.profile == "step":
             half = classes // 2
-            return (self.largest,) * half + (int(self.largest * fraction),) * (classes - half)
+            return (self.largest,) * half + (whole(self.largest * fraction),) * (classes - half)
         if self.profile != "exponential":
             raise ValueError(f"profile {self.profile!r} is neither 'exponential' nor 'step'")
-        return tuple(int(self.largest * fraction ** (c / (classes - 1.0))) for c in range(classes))
+        return tuple(whole(self.largest * fraction ** (c / (classes - 1.0))) for c in range(classes))
+
+    @property
+    def images(self) -> int:
+        """Training images."""
+        return sum(self.class_counts())
+
+    @property
+    def evaluated(self) -> int:
+        """Validation and test images of one evaluation."""
+        source = SOURCES[self.source]
+        validation = self.validation or 0
+        if self.validation_shown is not None:
+            validation = min(validation, self.validation_shown)
+        return source.classes * ((self.test or source.test_per_class) + validation)
+
+    def shown(self, test: int, validation: int) -> LongTailed:
+        """The same training images; no more than so many test and validation images of each class are evaluated."""
+        if self.subset == "shuffled":
+            return replace(self, test=test)
+        return replace(self, test=test, validation_shown=validation)
+
+
+@dataclass(frozen=True)
+class Stratified(Description):
+    """All images of a data set, training and test files together in this order, divided anew: ``test`` images apart, then
+    ``validation`` images, both stratified by class by scikit-learn's ``train_test_split`` with ``random_state``; the rest is
+    trained on. ``test_shown`` and ``validation_shown`` limit how many of each class are evaluated."""
+
+    source: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test: int
+    validation: int
+    random_state: int = 0
+    test_shown: int | None = None
+    validation_shown: int | None = None
+
+    @property
+    def images(self) -> int:
+        """Training images."""
+        return TOTALS[self.source] - self.test - self.validation
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Training images of each class [C] as if classes were of equal size; the real ones are known with the images."""
+        classes = SOURCES[self.source].classes
+        return (self.images // classes,) * classes
+
+    @property
+    def evaluated(self) -> int:
+        """Validation and test images of one evaluation."""
+        classes = SOURCES[self.source].classes
+        limits = ((self.test, self.test_shown), (self.validation, self.validation_shown))
+        return sum(count if shown is None else min(count, classes * shown) for count, shown in limits)
+
+    def shown(self, test: int, validation: int) -> Stratified:
+        """The same training images; no more than so many test and validation images of each class are evaluated."""
+        return replace(self, test_shown=test, validation_shown=validation)
+
+
+#: Images of a data set that is divided anew, training and test files together.
+TOTALS: Mapping[str, int] = {"mnist": 70_000}
+
+
+@dataclass(frozen=True)
+class PhotographFolders(Description):
+    """Photographs in folders, one a class: ready ones in ``train``, ``val`` and ``test`` as they are found, or made from a
+    folder of ImageNet-1k training photographs by the mini-ImageNet-LT recipe (see :mod:`replicate.data.folders`).
+
+    Training photographs are cropped to ``side`` pixels; for evaluation the shorter side is resized to ``resize`` and the centre
+    cropped. Photographs that all have one size smaller than ``side`` are trained and evaluated at that size as they are.
+    ``largest`` and ``ratio`` give the long tail (class c of C: int(largest * (1/ratio)^(c/(C-1)))), ``ratio`` 1 the balanced
+    set; ``validation`` and ``test`` images of each class are kept apart."""
+
+    source: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    side: int
+    resize: int
+    largest: int
+    ratio: float
+    validation: int
+    test: int
+    test_shown: int | None = None
+    validation_shown: int | None = None
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Training images of each class [C] by the recipe; a ready folder may have others."""
+        classes = SOURCES[self.source].classes
+        return tuple(int(self.largest * (1.0 / self.ratio) ** (c / (classes - 1.0))) for c in range(classes))
+
+    @property
+    def images(self) -> int:
+        """Training images by the recipe."""
+        return sum(self.class_counts())
+
+    @property
+    def evaluated(self) -> int:
+        """Validation and test images of one evaluation, by the recipe."""
+        limits = ((self.test, self.test_shown), (self.validation, self.validation_shown))
+        return SOURCES[self.source].classes * sum(count if shown is None else min(count, shown) for count, shown in limits)
+
+    def shown(self, test: int, validation: int) -> PhotographFolders:
+        """The same training images; no more than so many test and validation images of each class are evaluated."""
+        return replace(self, test_shown=test, validation_shown=validation)
+
+
+#: What a programme trains on.
+Data = LongTailed | Stratified | PhotographFolders
 
 
 @dataclass(frozen=True)
@@ -301,6 +558,7 @@ class Network(Description):
     backbone: str
     classes: int
     channels: int
+    batch_norm_scale: float | None = None  # every scale is this constant and every shift 0, untrained
 
 
 # --- papers ----------------------------------------------------------------------------------------------------------
@@ -311,22 +569,24 @@ class Column:
     """One data set under one protocol: a column of a table.
 
     ``path`` is what the paper prints above the column. ``values`` fills the methods' free names that the column fixes.
-    ``groups`` names half-open ranges of classes whose correct counts a Record keeps for every epoch.
+    ``groups`` names half-open ranges of classes whose correct counts a Record keeps for every epoch. ``tag`` tells columns of
+    one data set and ratio apart, by their network.
     """
 
     dataset: str
     ratio: int
     path: tuple[str, ...]
-    data: LongTailed
+    data: Data
     network: str
     values: Mapping[str, Any]
     groups: Mapping[str, tuple[int, int]]
     stand_in: bool = False  # embedded data that is no part of the paper: never compared with a published number
+    tag: str = ""
 
     @property
     def name(self) -> str:
-        """Such as ``cifar10-lt/100``."""
-        return f"{self.dataset}/{self.ratio}"
+        """Such as ``cifar10-lt/100``, or ``mnist/1/mlp3`` with a tag."""
+        return "/".join((self.dataset, str(self.ratio), *([self.tag] if self.tag else [])))
 
 
 @dataclass(frozen=True)
@@ -356,8 +616,31 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What is printed for a row under a column: accuracy in percent, or a number of a Measure.
+
+    ``path`` follows the column's own where the paper prints more than one number there (``("Accuracy", "Many")``). ``kind`` is
+    the metric as the CSVs name it. ``group`` names the classes that accuracy is the mean over; None: all. ``measure`` is a
+    Measure and the way to the number in it (``("separation", "fdr", "train")``). ``spread``: the paper prints one.
+    An adjustment has no Measure of its own: that of the training before it stands there."""
+
+    path: tuple[str, ...]
+    kind: str
+    group: str | None = None
+    measure: tuple[str, ...] | None = None
+    spread: bool = True
+
+
+BALANCED_ACCURACY = Metric((), "balanced_accuracy_pct")
+
+
+@dataclass(frozen=True)
 class Table:
-    """A published layout. ``published`` names the CSV in ``papers/published/<paper>/`` with the printed numbers."""
+    """A published layout. ``published`` names the CSV in ``papers/published/<paper>/`` with the printed numbers.
+
+    Rows are methods; columns are data, each with the ``metrics``. ``transposed``: the paper prints data as rows, and methods
+    with their metrics as columns. ``stand_ins`` are embedded data on which the same layout can be printed. ``descriptive``:
+    the table has words, no numbers to replicate; blocks and columns are then empty, and the CSV says it all."""
 
     number: str
     title: str
@@ -365,9 +648,12 @@ class Table:
     columns: tuple[Column, ...]
     published: str
     grid: str = "table"
-    metric: str = "balanced_accuracy_pct"
+    metrics: tuple[Metric, ...] = (BALANCED_ACCURACY,)
     seeds: int = 5
     quirks: tuple[str, ...] = ()
+    stand_ins: tuple[Column, ...] = ()
+    transposed: bool = False
+    descriptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -418,6 +704,8 @@ class Paper:
     variants: tuple[Variant, ...] = ()
     quirks: tuple[Quirk, ...] = ()
     measures: tuple[str, ...] = ()
+    selects_on: str = "test"  # what the paper chooses epochs and parameters by: "test" or "validation"
+    default_tables: tuple[str, ...] = ("1",)  # what the paper's command trains where none is named
 
     @property
     def command(self) -> str:

@@ -27,8 +27,13 @@ class Record:
     pass), ``rate`` (learning rate), ``seconds``, and correct counts: ``train[group]``, ``validation[group]`` where there is
     one, ``test[half][group]`` for the two fixed halves of the test set (parity of an image's place in its class).
     ``totals`` holds the image counts behind them, in the same shape. ``per_class`` maps an epoch (the last, every best,
-    every switch) to counts of each class: ``train`` [C], ``test`` [2][C].
-    ``failed`` is None, or the epoch and loss at which training broke off.
+    every switch) to counts of each class: ``train`` [C], ``test`` [2][C]. ``stage_starts`` is the first epoch of every stage.
+    ``best`` maps ``test``, ``half 0``, ``half 1`` and ``validation`` to the epoch of best balanced accuracy there, within the
+    last stage. ``failed`` is None, or the epoch and loss at which training broke off.
+
+    ``adjusted``, where the method ends in an adjustment, holds ``parameter`` (``tau`` or ``gamma``), its ``values`` and, for
+    the state that was handed over (``handed over``) and for the last one (``last``), the ``epoch`` and correct counts for every
+    value: ``validation[group]`` and ``test[half][group]``. The curves are those of the training before it.
     """
 
     key: str
@@ -48,6 +53,8 @@ class Record:
     fingerprint: str
     made_for: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, Any] | None = None
+    stage_starts: list[int] = field(default_factory=lambda: [1])
+    adjusted: dict[str, Any] | None = None
     format: int = FORMAT
 
     @classmethod
@@ -68,23 +75,47 @@ class Record:
             raise ValueError(f"its validation counts do not have {done} epochs")
         return record
 
-    def accuracy(self, split: str, *, half: int | None = None) -> list[float]:
-        """Share of correct images, epoch by epoch, on ``"train"``, ``"validation"`` or ``"test"`` (or one half of it).
+    def accuracy(self, split: str, *, half: int | None = None, group: str | None = None) -> list[float]:
+        """Balanced accuracy, epoch by epoch over the whole chain, as a share: on ``"train"``, ``"validation"`` or ``"test"``
+        (or one half of it), over all classes or those of one group. Empty if the split does not exist.
 
-        Balanced accuracy wherever the classes of that split are of equal size, as every test and validation split here
-        is. Empty if the split does not exist.
+        It is the share of correct images wherever the classes of a split are of equal size. Where they are not, groups weigh by
+        their number of classes; that is balanced accuracy if each class is a group. Training images, which differ in number on
+        purpose, are counted each alike. Raises ``KeyError`` for a group that the Record does not have.
         """
+        if split not in self.curves or (split != "train" and split not in self.totals):
+            return []
+        return self._series(split, self.curves[split], half, group)
+
+    def adjusted_accuracy(
+        self, split: str, *, half: int | None = None, group: str | None = None, last: bool = False
+    ) -> list[float]:
+        """As :meth:`accuracy`, but for every value of the adjustment instead of every epoch: of the state that was handed over,
+        or of the ``last`` one. Empty without an adjustment or such a split."""
+        told = (self.adjusted or {}).get("last" if last else "handed over", {})
+        return self._series(split, told[split], half, group) if split in told else []
+
+    def _series(self, split: str, counts: Any, half: int | None, group: str | None) -> list[float]:
+        names = list(self.groups) if group is None else [group]
+        halves: tuple[int | None, ...] = (None,)
         if split == "test":
             halves = (0, 1) if half is None else (half,)
-            correct = [list(self.curves["test"][h].values()) for h in halves]
-            total = sum(sum(self.totals["test"][h].values()) for h in halves)
-            series = [curve for of_half in correct for curve in of_half]
-        else:
-            if split not in self.curves:
-                return []
-            series = list(self.curves[split].values())
-            total = sum(self.totals[split].values())
-        return [sum(counts) / total for counts in zip(*series, strict=True)]
+
+        def of(told: Any, name: str) -> list[Any]:
+            return [told[name] if h is None else told[h][name] for h in halves]
+
+        curves = {name: [sum(parts) for parts in zip(*of(counts, name), strict=True)] for name in names}
+        totals = {name: sum(of(self.totals[split], name)) for name in names}
+        sizes = {name: self.groups[name][1] - self.groups[name][0] for name in names}
+        alike = all(totals[name] * sizes[names[0]] == totals[names[0]] * sizes[name] for name in names)
+        if split == "train" or alike:
+            total = sum(totals.values())
+            return [sum(row) / total for row in zip(*curves.values(), strict=True)]
+        classes = sum(sizes.values())
+        return [
+            sum(sizes[name] * row[place] / totals[name] for place, name in enumerate(names)) / classes
+            for row in zip(*curves.values(), strict=True)
+        ]
 
 
 def file_name(programme_key: str, seed: int) -> str:
@@ -174,7 +205,7 @@ class Store:
 
     def of(self, cell: Cell, edition: str) -> Record | None:
         """The Record of a cell on an edition of its data, or None."""
-        return self.record(cell.programme.start.data.source, edition, cell.programme.keys(edition)[-1], cell.seed)
+        return self.record(cell.programme.start.data.source, edition, cell.programme.key(edition), cell.seed)
 
     def records(self) -> Iterator[Record]:
         """Every Record, the store's own first, in order of their files' names."""
@@ -190,11 +221,12 @@ class Store:
         place = f"{record.source}@{record.edition}"
         return self._write(self.root / "records" / place / file_name(record.programme_key, record.seed), asdict(record))
 
-    def measure(self, name: str, record: Record) -> dict[str, Any] | None:
-        """A Measure of a trained cell, or None. Raises ``BadInput`` naming a file that is damaged."""
-        place = Path("measures") / f"{record.source}@{record.edition}" / name
+    def measure(self, name: str, source: str, edition: str, trained_key: str, seed: int) -> dict[str, Any] | None:
+        """A Measure of a trained cell, or None. ``trained_key`` is the key after its last epoch: an adjustment has no Measures
+        of its own. Raises ``BadInput`` naming a file that is damaged."""
+        place = Path("measures") / f"{source}@{edition}" / name
         for root in (self.root, *self.also):
-            path = root / place / file_name(record.programme_key, record.seed)
+            path = root / place / file_name(trained_key, seed)
             with contextlib.suppress(FileNotFoundError):
                 try:
                     told = json.loads(path.read_bytes())
@@ -205,10 +237,10 @@ class Store:
                 raise _damaged(path, "it is not a Measure")
         return None
 
-    def write_measure(self, name: str, record: Record, told: dict[str, Any]) -> Path:
+    def write_measure(self, name: str, source: str, edition: str, trained_key: str, seed: int, told: dict[str, Any]) -> Path:
         """Raises ``BadInput`` if the store cannot be written."""
-        place = Path("measures") / f"{record.source}@{record.edition}" / name
-        return self._write(self.root / place / file_name(record.programme_key, record.seed), told)
+        place = f"{source}@{edition}"
+        return self._write(self.root / "measures" / place / name / file_name(trained_key, seed), told)
 
     def checkpoint(self, source: str, edition: str, key: str, epoch: int, seed: int) -> Path:
         """Where the state after ``epoch`` with this chain key belongs."""
