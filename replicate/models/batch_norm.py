@@ -104,3 +104,12 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum * count / (count - 1))
         return out
+
+
+def fix_scale_and_shift(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Make scale and shift of ``layer`` buffers: they are saved and moved with it, and nothing that trains or decays
+    parameters, or thaws them again, reaches them."""
+    for name in ("weight", "bias"):
+        values = getattr(layer, name).detach()
+        delattr(layer, name)
+        layer.register_buffer(name, values)

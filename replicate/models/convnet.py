@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replicate.models.backbone import Backbone, kaiming_normal_fan_in
 from replicate.models.batch_norm import BatchNorm2d
 
 
-class ConvNet3(nn.Module):
+class ConvNet3(Backbone):
     """Three 3x3 convolutions with batch norm, widths 16, 32, 32, the second with stride 2, then the mean over pixels:
     images [B, channels, H, W] to features [B, 32]."""
 
@@ -22,6 +24,9 @@ class ConvNet3(nn.Module):
         self.bn2 = BatchNorm2d(32)
         self.conv3 = nn.Conv2d(32, 32, 3, padding=1, bias=False)
         self.bn3 = BatchNorm2d(32)
+
+    def draw(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+        kaiming_normal_fan_in(layer, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         x = functional.relu_(self.bn1(self.conv1(images)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,3 +27,53 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return functional.linear(functional.normalize(features), functional.normalize(self.weight))
+
+
+def simplex_frame(features: int, classes: int, generator: torch.Generator) -> Tensor:
+    """Class vectors [C, d] of a randomly rotated simplex equiangular tight frame, in float64: every vector has length 1,
+    every pair the cosine -1/(C-1).
+
+    sqrt(C/(C-1)) * U (I - 11^T/C), where U [d, C] are the first columns of a Haar-random orthogonal matrix (Papyan et al.
+    2020; Hasegawa and Sato 2023, released code). Raises ``ValueError`` unless d >= C >= 2.
+    """
+    if not features >= classes >= 2:
+        raise ValueError(
+            f"an ETF head needs at least as many features as classes, and 2 classes: {features} and {classes} given"
+        )
+    # The Q factor of C normal columns has the law of the first C columns of a d x d one, for a fraction of the work.
+    normal = torch.empty(features, classes, dtype=torch.float64).normal_(generator=generator)
+    q, r = torch.linalg.qr(normal)
+    # QR leaves the signs of R's diagonal to the library; only with all of them positive is Q Haar-distributed (Mezzadri 2007).
+    u = q * r.diagonal().sign()
+    vectors: Tensor = math.sqrt(classes / (classes - 1)) * (u - u.mean(dim=1, keepdim=True)).T
+    return vectors
+
+
+class EtfHead(nn.Module):
+    """Linear classifier whose class vectors are fixed (:func:`simplex_frame`) and whose bias is trained: features [B, d] to
+    logits [B, C].
+
+    ``weight`` [C, d] is a buffer: a checkpoint has it, an optimiser does not. The paper does not mention the bias; the released
+    code has it. Raises ``ValueError`` if there are fewer features than classes.
+    """
+
+    weight: Tensor
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        if not features >= classes >= 2:
+            raise ValueError(
+                f"an ETF head needs at least as many features as classes, and 2 classes: {features} and {classes} given"
+            )
+        self.register_buffer("weight", torch.empty(classes, features))
+        self.bias = nn.Parameter(torch.empty(classes))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """A frame turned at random; bias uniform in +-1/d."""
+        classes, features = self.weight.shape
+        with torch.no_grad():
+            self.weight.copy_(simplex_frame(features, classes, generator))
+            self.bias.uniform_(-1 / features, 1 / features, generator=generator)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.linear(features, self.weight, self.bias)

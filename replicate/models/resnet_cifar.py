@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replicate.models.backbone import Backbone, kaiming_normal_fan_in
 from replicate.models.batch_norm import BatchNorm2d
 
 
@@ -30,7 +32,7 @@ class BasicBlock(nn.Module):
         return functional.relu_(out.add_(x))
 
 
-class ResNet32(nn.Module):
+class ResNet32(Backbone):
     """Images [B, channels, 32, 32] to features [B, 64]."""
 
     width = 64
@@ -45,6 +47,9 @@ class ResNet32(nn.Module):
                 blocks.append(BasicBlock(before, width, stride if place == 0 else 1))
                 before = width
         self.blocks = nn.Sequential(*blocks)
+
+    def draw(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+        kaiming_normal_fan_in(layer, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(functional.relu_(self.bn1(self.conv1(images))))
