@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from papers import wb
 from papers.unified_bound import CIFAR_COLUMNS, DIGITS_LT
 from replicate.data import sources
 from replicate.data.longtail import split
 from replicate.data.sources import Images
-from replicate.protocol import SOURCES
+from replicate.protocol import SOURCES, Stratified
 
 COLUMNS = {column.name: column for column in CIFAR_COLUMNS}
 
@@ -250,6 +254,154 @@ def test_more_images_keep_those_of_fewer(seed, ratio, smaller):
     assert np.array_equal(number(part.train_images), np.concatenate(expected))
 
 
+# --- the first images of each class: protocols.md 2.1 ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "first", "last", "total"),
+    [
+        (wb.C10_DATA, (4980, 2985, 1790, 1073, 643, 386, 231, 139, 83, 50), (), 12360),
+        (wb.C100_DATA, (480, 458, 437, 417, 399), (6, 5, 5, 5), 10457),
+        (wb.C10_BALANCED, (4980,) * 10, (), 49800),
+        (wb.C100_BALANCED, (480,) * 100, (), 48000),
+    ],
+    ids=["cifar10-lt", "cifar100-lt", "cifar10", "cifar100"],
+)
+def test_first_images_of_each_class(data, first, last, total, cifar10, cifar100):
+    images = cifar10 if data.source == "cifar10" else cifar100
+    made = split(images, data)
+    assert made.class_counts[: len(first)] == first
+    assert made.class_counts[len(made.class_counts) - len(last) :] == last
+    assert len(made.train_labels) == total
+    classes = SOURCES[data.source].classes
+    of_class = [np.flatnonzero(images.train_labels == label) for label in range(classes)]
+    expected = np.concatenate([of_class[label][: made.class_counts[label]] for label in range(classes)])
+    assert np.array_equal(number(made.train_images), expected)
+    assert np.array_equal(made.train_labels, np.repeat(np.arange(classes), made.class_counts))
+    apart = [of_class[label][count : count + 20] for label, count in enumerate(made.class_counts)]
+    assert np.array_equal(number(made.validation_images), np.sort(np.concatenate(apart)))
+    assert np.bincount(made.validation_labels).tolist() == [20] * classes
+    assert np.array_equal(made.validation_labels, images.train_labels[number(made.validation_images)])
+    assert np.array_equal(made.test_images, images.test_images)
+
+
+def test_groups_of_classes():
+    """Many, Medium and Few are told by counts."""
+    for data, groups, bounds, sizes in (
+        (wb.C10_DATA, wb.SHOTS_C10, (1000, 200), [4, 3, 3]),
+        (wb.C100_DATA, wb.SHOTS_C100, (100, 20), [34, 35, 31]),
+    ):
+        counts = data.class_counts()
+        told = ["Many" if n > bounds[0] else "Few" if n < bounds[1] else "Medium" for n in counts]
+        assert told == [name for name, (first, last) in groups.items() for _ in range(first, last)]
+        assert [last - first for first, last in groups.values()] == sizes
+
+
+@pytest.mark.parametrize("shown", [0, 1, 7, 20, 30])
+def test_fewer_validation_images_are_the_first_of_each_class(shown, cifar100):
+    whole = split(cifar100, wb.C100_DATA)
+    made = split(cifar100, wb.C100_DATA.shown(test=10, validation=shown))
+    assert made.fingerprint == whole.fingerprint
+    place = np.array([np.sum(whole.validation_labels[:k] == label) for k, label in enumerate(whole.validation_labels)])
+    assert np.array_equal(number(made.validation_images), number(whole.validation_images)[place < shown])
+    assert np.bincount(made.validation_labels, minlength=100).tolist() == [min(shown, 20)] * 100
+    assert np.bincount(made.test_labels).tolist() == [10] * 100
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    ratio=st.floats(1, 300),
+    largest=st.integers(1, 480),
+    validation=st.integers(0, 20),
+    subset=st.sampled_from(["first", "shuffled"]),
+)
+def test_no_image_is_trained_on_and_validated(seed, ratio, largest, validation, subset):
+    images = numbered("cifar100", seed)
+    data = replace(wb.C100_DATA, ratio=ratio, largest=largest, validation=validation, subset=subset)
+    made = split(images, data)
+    train, apart = number(made.train_images), number(made.validation_images)
+    assert len({*train, *apart}) == len(train) + len(apart) == sum(made.class_counts) + 100 * validation
+    assert np.array_equal(images.train_labels[train], made.train_labels)
+    assert np.array_equal(images.train_labels[apart], made.validation_labels)
+
+
+# --- divided by scikit-learn: MNIST ----------------------------------------------------------------------------------
+
+SMALL = replace(wb.MNIST_DATA, test=40, validation=40)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Images:
+    """300 images of ten classes of uneven size, which are their own numbers: the last 60 are in the test files."""
+    labels = np.random.default_rng(3).permutation(np.repeat(np.arange(10), [40, 35, 33, 31, 30, 29, 28, 27, 25, 22]))
+    pixels = np.stack([np.zeros(300), np.arange(300) >> 8, np.arange(300)], axis=1).astype(np.uint8)[:, :, None, None]
+    return Images("mnist", pixels[:240], labels[:240], pixels[240:], labels[240:], "official", "")
+
+
+def test_a_stratified_split_is_scikit_learns(uneven):
+    from sklearn.model_selection import train_test_split
+
+    labels = np.concatenate([uneven.train_labels, uneven.test_labels])
+    rest, test = train_test_split(np.arange(300), test_size=40, random_state=0, stratify=labels)
+    train, validation = train_test_split(rest, test_size=40, random_state=0, stratify=labels[rest])
+    made = split(uneven, SMALL)
+    for images, marks, expected in (
+        (made.train_images, made.train_labels, train),
+        (made.validation_images, made.validation_labels, validation),
+        (made.test_images, made.test_labels, test),
+    ):
+        assert np.array_equal(number(images), expected)
+        assert np.array_equal(marks, labels[expected])
+    assert made.class_counts == tuple(np.bincount(made.train_labels))
+    assert len(set(made.class_counts)) > 1
+    assert made.fingerprint == sources.fingerprint(made.train_images, made.train_labels)
+    # What scikit-learn gave when this was written: another draw in a later release shows here.
+    assert test[:5].tolist() == [10, 147, 43, 134, 203]
+    assert validation[:5].tolist() == [37, 92, 259, 223, 163]
+    assert train[:5].tolist() == [273, 117, 87, 80, 13]
+    for label in range(10):
+        half = made.test_half[made.test_labels == label]
+        assert np.array_equal(half, np.arange(len(half)) % 2)
+
+
+def test_another_random_state_is_another_split(uneven):
+    assert split(uneven, replace(SMALL, random_state=1)).fingerprint != split(uneven, SMALL).fingerprint
+
+
+@pytest.mark.parametrize("shown", [0, 2, 1000])
+def test_fewer_images_of_a_stratified_split_are_the_first_of_each_class(shown, uneven):
+    whole, made = split(uneven, SMALL), split(uneven, SMALL.shown(test=shown, validation=shown))
+    assert made.fingerprint == whole.fingerprint
+    for part in ("test", "validation"):
+        images, labels = (getattr(whole, f"{part}_{what}") for what in ("images", "labels"))
+        place = np.array([np.sum(labels[:k] == label) for k, label in enumerate(labels)])
+        assert np.array_equal(number(getattr(made, f"{part}_images")), number(images)[place < shown])
+        assert np.array_equal(getattr(made, f"{part}_labels"), labels[place < shown])
+    assert np.array_equal(made.test_half, whole.test_half[np.isin(number(whole.test_images), number(made.test_images))])
+
+
+@settings(max_examples=20, deadline=None)
+@given(test=st.integers(10, 120), validation=st.integers(10, 120), state=st.integers(0, 2**31 - 1))
+def test_every_stratified_split(uneven, test, validation, state):
+    made = split(uneven, Stratified("mnist", (0.1,), (0.3,), test, validation, random_state=state))
+    parts = [number(images).tolist() for images in (made.train_images, made.validation_images, made.test_images)]
+    assert sorted(chain.from_iterable(parts)) == list(range(300))
+    assert [len(part) for part in parts] == [300 - test - validation, validation, test]
+    labels = np.concatenate([uneven.train_labels, uneven.test_labels])
+    share = np.bincount(labels) * test / 300
+    assert np.abs(np.bincount(made.test_labels, minlength=10) - share).max() < 1.5
+
+
+def test_what_cannot_be_had_of_a_stratified_split(uneven):
+    with pytest.raises(ValueError, match="200 test and 95 validation images wanted, mnist has 300"):
+        split(uneven, replace(SMALL, test=200, validation=95))
+    with pytest.raises(ValueError, match="a protocol on photographs was given images of mini_imagenet_lt that are none"):
+        split(replace(uneven, source="mini_imagenet_lt"), wb.MINI_DATA)
+    with pytest.raises(ValueError, match="a protocol on mini_imagenet_lt was given the images of mnist"):
+        split(uneven, wb.MINI_DATA)
+
+
 # --- what cannot be had ----------------------------------------------------------------------------------------------
 
 
@@ -259,7 +411,8 @@ def test_more_images_keep_those_of_fewer(seed, ratio, smaller):
         ({"largest": 5001}, "cifar10 has too few images of class 0: 5001 training and 0 validation"),
         ({"validation": 1}, "class 0: 5000 training and 1 validation images wanted, 5000 and 0 there"),
         ({"test": 1001}, "1001 test images of each class wanted, cifar10 has 1000"),
-        ({"subset": "first"}, "subset 'first' is unknown"),
+        ({"subset": "last"}, "subset 'last' is unknown; allowed: 'shuffled', 'first'"),
+        ({"rounding": "up"}, "rounding 'up' is unknown"),
         ({"source": "cifar100"}, "a protocol on cifar100 was given the images of cifar10"),
         ({"profile": "flat"}, "profile 'flat'"),
     ],
@@ -290,3 +443,33 @@ def test_on_real_images(cifar_folder):
     # The order of the labels is the official one, so these are the images of the released runs.
     assert expected[:5].tolist() == [4030, 38518, 48266, 45556, 6312]
     assert expected[-5:].tolist() == [22925, 613, 16267, 4256, 11918]
+
+
+@pytest.mark.parametrize("data", [wb.C10_DATA, wb.C100_DATA], ids=["cifar10", "cifar100"])
+def test_first_images_of_real_ones(data, cifar_folder):
+    if not (cifar_folder / sources.ARCHIVES[data.source].folder).is_dir():
+        pytest.skip(f"needs {data.source} in REPLICATE_DATA")
+    images = sources.load(data.source, cifar_folder)
+    made = split(images, data)
+    first = np.flatnonzero(images.train_labels == 0)
+    assert np.array_equal(made.train_images[:4], images.train_images[first[:4]])
+    assert made.class_counts == data.class_counts()
+
+
+@pytest.fixture(scope="module")
+def real_mnist() -> Images:
+    folder = os.environ.get("REPLICATE_DATA")
+    if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs real MNIST: set REPLICATE_DATA to a folder that has MNIST/raw")
+    return sources.load("mnist", Path(folder))
+
+
+def test_real_mnist(real_mnist):
+    made = split(real_mnist, wb.MNIST_DATA)
+    assert made.train_images.shape == (50_000, 1, 28, 28)
+    assert made.class_counts == (4931, 5627, 4992, 5101, 4874, 4509, 4912, 5209, 4875, 4970)
+    for labels in (made.validation_labels, made.test_labels):
+        assert np.bincount(labels).tolist() == [986, 1125, 999, 1020, 975, 902, 982, 1042, 975, 994]
+    # scikit-learn's draw sees labels alone, so it is the released code's wherever labels stand in official order.
+    if real_mnist.edition == "e78deba9817a":
+        assert made.fingerprint[:12] == "2682f6b3cdcb"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.server
 import io
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import batch, pickled, text, write_cifar10
+from data_files import batch, idx, pickled, text, write_cifar10, write_mnist, write_ready
 
-from replicate.data import sources
+from replicate.data import folders, sources
 from replicate.errors import BadInput
 from replicate.protocol import SOURCES
 
@@ -207,7 +208,139 @@ def test_comparability():
     assert {(source, told[0]) for (source, _), told in sources.EDITIONS.items()} == {
         ("cifar10", "comparable"),
         ("cifar100", "other split"),
+        ("mnist", "comparable"),
+        ("mini_imagenet_lt", "not comparable"),
     }
+    assert sources.comparability("mnist", "official") == "comparable"
+    assert sources.comparability("mnist", "0123456789ab") == "other split"
+    assert sources.comparability("mini_imagenet_lt", "0123456789ab") == "other split"
+    assert sources.comparability("mini_imagenet", "0123456789ab") == "other split"
+
+
+# --- MNIST -----------------------------------------------------------------------------------------------------------
+
+DIGIT_FILES = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """MNIST with 60 training and 20 test images."""
+    monkeypatch.setattr(sources, "MNIST_IMAGES", {"train": 60, "t10k": 20})
+
+
+def published(files: dict[str, bytes], url: str = "http://127.0.0.1:9/") -> sources.LooseFiles:
+    """The sums of these files, as if they were the official ones, gzipped in our way."""
+    return sources.LooseFiles(
+        url,
+        "MNIST/raw",
+        {name: hashlib.md5(gzip.compress(content, mtime=0)).hexdigest() for name, content in files.items()},
+        {name: hashlib.md5(content).hexdigest() for name, content in files.items()},
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist(packed, few, tmp_path):
+    files = write_mnist(tmp_path, train=60, test=20, packed=packed)
+    images = sources.load("mnist", tmp_path)
+    assert images.train_images.shape == (60, 1, 28, 28)
+    assert images.test_images.shape == (20, 1, 28, 28)
+    assert images.train_images.tobytes() == files["train-images-idx3-ubyte"][16:]
+    assert images.test_images.tobytes() == files["t10k-images-idx3-ubyte"][16:]
+    assert images.train_labels.tolist() == list(files["train-labels-idx1-ubyte"][8:])
+    assert images.test_labels.tolist() == list(files["t10k-labels-idx1-ubyte"][8:])
+    assert images.train_images.dtype == np.uint8
+    assert images.train_labels.dtype == np.int64
+    assert images.train_images.flags.writeable
+    assert images.edition == images.fingerprint[:12]
+    assert f"MNIST in {str(tmp_path)!r} is not the official release: edition @{images.edition}, other split" in images.notice
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_official_files_of_mnist(packed, few, tmp_path, monkeypatch):
+    """By content: plain or packed in any way."""
+    files = write_mnist(tmp_path, train=60, test=20, packed=packed)
+    monkeypatch.setattr(sources, "ARCHIVES", {**sources.ARCHIVES, "mnist": published(files)})
+    images = sources.load("mnist", tmp_path)
+    assert (images.edition, images.notice) == ("official", None)
+    other = {**published(files).files, "t10k-labels-idx1-ubyte": "0" * 32}
+    monkeypatch.setattr(sources, "ARCHIVES", {**sources.ARCHIVES, "mnist": replace(published(files), files=other)})
+    assert sources.load("mnist", tmp_path).edition == images.fingerprint[:12]
+
+
+def test_plain_files_come_before_packed_ones(few, tmp_path):
+    files = write_mnist(tmp_path, train=60, test=20)
+    for name in files:
+        (tmp_path / "MNIST" / "raw" / f"{name}.gz").write_bytes(b"never read")
+    sources.load("mnist", tmp_path)
+
+
+def test_missing_files_of_mnist(few, tmp_path):
+    for folder in (None, tmp_path):
+        message = refused(folder, "mnist")
+        assert all(way in message for way in ("--data DIR", "REPLICATE_DATA", "replicate data get mnist", "MNIST/raw"))
+    write_mnist(tmp_path, train=60, test=20)
+    (tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
+    assert "lacks train-labels-idx1-ubyte" in refused(tmp_path, "mnist")
+
+
+def damaged_digits():
+    images, labels = np.zeros((60, 28, 28)), np.arange(60) % 10
+    return {
+        "labels for images": ("train-images-idx3-ubyte", idx(labels), "begins with 00000801, an IDX file of bytes in 3 dim"),
+        "images for labels": ("train-labels-idx1-ubyte", idx(images), "begins with 00000803, an IDX file of bytes in 1 dim"),
+        "floats": ("train-images-idx3-ubyte", b"\0\0\x0d\x03" + idx(images)[4:], "begins with 00000d03"),
+        "empty": ("train-images-idx3-ubyte", b"", "begins with nothing"),
+        "head cut off": ("train-images-idx3-ubyte", idx(images)[:14], "is cut off after 14 bytes, within its head"),
+        "cut off": ("train-images-idx3-ubyte", idx(images)[:-1], "47,055 bytes, its head promises 47,056"),
+        "too long": ("train-labels-idx1-ubyte", idx(labels) + b"\0", "69 bytes, its head promises 68"),
+        "fewer images": ("train-images-idx3-ubyte", idx(images[1:]), "59 images of 28x28 pixels, expected 60 x 28 x 28"),
+        "other pixels": ("train-images-idx3-ubyte", idx(images[:, 1:]), "60 images of 27x28 pixels, expected 60 x 28 x 28"),
+        "test files": ("train-labels-idx1-ubyte", idx(labels[:20]), "20 labels, expected 60"),
+        "other labels": ("t10k-labels-idx1-ubyte", idx(np.arange(20)), "labels up to 19, allowed are 0 to 9"),
+        "a promise": ("train-labels-idx1-ubyte", b"\0\0\x08\x01\xff\xff\xff\xff", "8 bytes, its head promises 4,294,967,303"),
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("damage", damaged_digits())
+def test_damaged_files_of_mnist_are_named(damage, packed, few, tmp_path):
+    write_mnist(tmp_path, train=60, test=20, packed=packed)
+    name, content, why = damaged_digits()[damage]
+    path = tmp_path / "MNIST" / "raw" / (name + ".gz" * packed)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    message = refused(tmp_path, "mnist")
+    assert why in message
+    assert str(path) in message
+    assert "replicate data get mnist" in message
+
+
+def test_packed_files_that_are_damaged_or_endless(few, tmp_path, monkeypatch):
+    files = write_mnist(tmp_path, train=60, test=20, packed=True)
+    path = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte.gz"
+    good = path.read_bytes()
+    for content in (b"", b"\x1f\x8b", good[:-4], good[:-12], good[:30], b"no gzip", good[:20] + b"\xff\xff" + good[22:]):
+        path.write_bytes(content)
+        message = refused(tmp_path, "mnist")
+        assert "cannot be unpacked" in message or "begins with nothing" in message
+        assert str(path) in message
+    path.write_bytes(gzip.compress(files["train-labels-idx1-ubyte"] + bytes(10_000_000)))
+    monkeypatch.setattr("replicate.data.idx.LARGEST", 1_000_000)
+    assert "has more than 1,000,000 bytes" in refused(tmp_path, "mnist")
+    path.unlink()
+    path.mkdir()
+    assert "is not a file" in refused(tmp_path, "mnist")
+
+
+def test_reading_files_needs_no_torch():
+    script = (
+        "import sys, replicate.data.longtail, replicate.data.sources as sources\n"
+        "sources.load('digits', None)\nprint('torch' in sys.modules)"
+    )
+    root = str(Path(sources.__file__).parents[2])
+    told = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "False\n"
 
 
 def test_status(files, tmp_path):
@@ -221,13 +354,38 @@ def test_status(files, tmp_path):
     broken = {status.source: status for status in sources.status(tmp_path)}["cifar10"]
     assert broken.state == "unusable"
     assert "data_batch_5" in broken.note
-    assert [status.state for status in sources.status(None)] == ["missing", "missing", "present"]
+    assert [status.source for status in sources.status(None) if status.state != "missing"] == ["digits"]
+
+
+def test_status_of_photographs(tmp_path, monkeypatch):
+    """Nothing is decoded to tell it."""
+    wnids = ("n01532829", "n01704323")
+    monkeypatch.setattr(folders, "WNIDS", wnids)
+    monkeypatch.setenv("REPLICATE_CACHE", str(tmp_path / "cache"))
+
+    def status(source: str = "mini_imagenet_lt") -> sources.Status:
+        return {status.source: status for status in sources.status(tmp_path)}[source]
+
+    assert status().state == status("mini_imagenet").state == "missing"
+    place = write_ready(tmp_path, wnids, {"train": (2, 1), "val": (1, 1), "test": (1, 1)})
+    told = status()
+    assert (told.state, told.edition, told.comparability) == ("present", None, None)
+    assert "once the photographs are decoded" in told.note
+    assert not (tmp_path / "cache").exists()
+    edition = sources.load("mini_imagenet_lt", tmp_path).edition
+    assert (status().edition, status().comparability) == (edition, "other split")
+    assert status("mini_imagenet").state == "missing"
+    shutil.rmtree(place / "val")
+    assert status().state == "unusable"
+    assert "has no folder val" in status().note
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    assert status("mini_imagenet").state == "unusable"
 
 
 def test_real_images_are_known_editions(cifar_folder):
     """The copies that this project measures on, in full size."""
     status = {status.source: status for status in sources.status(cifar_folder)}
-    for source in ("cifar10", "cifar100"):
+    for source in ("cifar10", "cifar100", "mnist"):
         if status[source].state == "missing":
             pytest.skip(f"needs {source} in REPLICATE_DATA")
         assert status[source].state == "present"
@@ -455,7 +613,75 @@ def test_a_folder_that_cannot_be_written(fetch, tmp_path):
         fetch()
 
 
+@pytest.fixture
+def fetch_digits(server, few, tmp_path, monkeypatch):
+    """Serves the four files of a small MNIST and fetches them into an empty folder."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    address, served, asked = server
+    asked.clear()
+    served.clear()
+    files = write_mnist(tmp_path / "made", train=60, test=20)
+    archive = published(files, f"{address}/mnist/")
+    monkeypatch.setattr(sources, "ARCHIVES", {**sources.ARCHIVES, "mnist": archive})
+    served.update({f"/mnist/{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()})
+
+    def fetch(**options) -> Path:
+        return sources.get("mnist", fetch.target, archives={"mnist": archive}, timeout=10, **options)
+
+    fetch.target, fetch.served, fetch.asked = tmp_path / "target", served, asked
+    return fetch
+
+
+def test_the_files_of_mnist_are_fetched_and_checked(fetch_digits):
+    told: list[tuple[int, int | None]] = []
+    place = fetch_digits(progress=lambda arrived, total: told.append((arrived, total)))
+    assert place == fetch_digits.target / "MNIST" / "raw"
+    assert list(fetch_digits.target.iterdir()) == [place.parent]
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {
+        path.rpartition("/")[2]: content for path, content in fetch_digits.served.items()
+    }
+    assert [arrived for arrived, total in told if arrived == total] == [len(c) for c in fetch_digits.served.values()]
+    assert sources.load("mnist", fetch_digits.target).edition == "official"
+    fetch_digits()
+    assert len(fetch_digits.asked) == 4  # what is there is not fetched again
+
+
+def test_plain_official_files_are_not_fetched_again(fetch_digits, tmp_path):
+    fetch_digits.target = tmp_path / "made"
+    assert fetch_digits() == tmp_path / "made" / "MNIST" / "raw"
+    assert fetch_digits.asked == []
+    (tmp_path / "made" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"mine")
+    with pytest.raises(BadInput, match="in the way"):
+        fetch_digits()
+
+
+def test_a_wrong_or_missing_file_of_mnist_leaves_nothing(fetch_digits):
+    last = "/mnist/t10k-labels-idx1-ubyte.gz"
+    fetch_digits.served[last] += b"x"
+    with pytest.raises(BadInput, match=r"t10k-labels-idx1-ubyte.gz sent \(.* bytes\) is not the file with MD5"):
+        fetch_digits()
+    nothing_is_left(fetch_digits.target)
+    del fetch_digits.served[last]
+    with pytest.raises(BadInput, match="Not Found"):
+        fetch_digits()
+    nothing_is_left(fetch_digits.target)
+
+
+def test_an_interrupted_fetch_of_mnist_leaves_nothing(fetch_digits):
+    def interrupt(arrived, total):
+        if len(fetch_digits.asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_digits(progress=interrupt)
+    nothing_is_left(fetch_digits.target)
+
+
 def test_only_what_has_an_archive_can_be_fetched(tmp_path):
+    for source in ("mini_imagenet", "mini_imagenet_lt"):
+        with pytest.raises(BadInput, match=r"ImageNet-1k, which needs an account .* fetches: cifar10, cifar100, mnist"):
+            sources.get(source, tmp_path)
     with pytest.raises(BadInput, match="comes with scikit-learn"):
         sources.get("digits", tmp_path)
     with pytest.raises(BadInput, match="'svhn' is unknown; replicate data get fetches: cifar10, cifar100"):
@@ -464,5 +690,7 @@ def test_only_what_has_an_archive_can_be_fetched(tmp_path):
 
 def test_sums_are_complete():
     for archive in sources.ARCHIVES.values():
-        assert all(len(md5) == 32 and set(md5) <= set("0123456789abcdef") for md5 in (archive.md5, *archive.files.values()))
+        published = archive.packed.values() if isinstance(archive, sources.LooseFiles) else (archive.md5,)
+        assert all(len(md5) == 32 and set(md5) <= set("0123456789abcdef") for md5 in (*published, *archive.files.values()))
         assert archive.url.startswith("https://")
+    assert list(sources.ARCHIVES["mnist"].packed) == list(sources.ARCHIVES["mnist"].files) == DIGIT_FILES

@@ -1,4 +1,4 @@
-"""Batches: augmentation and normalisation on the device that holds the images.
+"""Batches of images of one size: augmentation and normalisation on the device that holds the images.
 
 Images stay uint8 until a batch is made. The randomness of a whole epoch is drawn at once on the CPU, so that it is the
 same on every device and for every batch size; making a batch is then a gather and three element-wise operations.
@@ -7,6 +7,9 @@ How the gather works: a :class:`Feeder` keeps every image zero-padded and channe
 images are flipped, a second time mirrored. A crop is a window of that memory, and all windows have the same shape and
 strides, so the position of its first pixel says everything about it: image, offsets and flip. An epoch of random crops
 is one int64 vector, a batch of them one ``index_select``.
+
+Photographs of varying size have a feeder of their own, in :mod:`replicate.data.photographs`; :func:`feeder` picks the
+right one.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replicate.data import autoaugment
-from replicate.protocol import AutoAugmentCutout, Crop, CropFlip
+from replicate.data.normalisation import Normalisation
+from replicate.data.photographs import PhotographDraws, PhotographFeeder, Photographs
+from replicate.protocol import Augmentation, AutoAugmentCutout, Crop, CropFlip, Data, PhotographFolders, RandomResizedCropFlip
 
-__all__ = ["Draws", "Feeder"]
+__all__ = ["Draws", "Feeder", "feeder"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +76,12 @@ class Feeder:
         if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
             raise ValueError(f"images must be uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
         count, channels, height, width = images.shape
-        if len(mean) != channels or len(std) != channels:
-            raise ValueError(f"{channels} channels need as many means and deviations, not {len(mean)} and {len(std)}")
         if isinstance(augmentation, AutoAugmentCutout) and channels != 3:
             raise ValueError(f"AutoAugment's CIFAR-10 policy is for 3 channels, not {channels}")
         self.augmentation = augmentation
         self.device = images.device
         self.shape = (channels, height, width)
+        self._normalised = Normalisation(mean, std, self.shape, images.device)
         self._count = count
         self._padding = padding = 0 if augmentation is None else augmentation.padding
         self._flips = isinstance(augmentation, (CropFlip, AutoAugmentCutout))
@@ -93,14 +97,6 @@ class Feeder:
         # Every window that starts at a pixel and ends within the memory; they overlap, and most are never asked for.
         starts = memory.numel() // channels - (height - 1) * columns - width + 1
         self._windows = memory.as_strided((starts, height, width * channels), (channels, columns * channels, 1))
-
-        # Per pixel rather than per channel: broadcasting over three values is four times as slow on a CPU. Divisors
-        # are tensors on the device because CUDA multiplies by the reciprocal of a divisor given as a number.
-        def per_pixel(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=images.device).repeat(height * width)
-
-        self._mean, self._std = per_pixel(mean), per_pixel(std)
-        self._white = torch.full_like(self._mean, 255.0)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -146,9 +142,12 @@ class Feeder:
             signs.numpy(),
         )
 
-    def batch(self, draws: Draws, first: int, last: int) -> Tensor:
+    def batch(self, draws: Draws | PhotographDraws, first: int, last: int) -> Tensor:
         """Images ``first`` to ``last`` (excluded) of the epoch, augmented and normalised: float32 [B, C, H, W],
-        channels-last. Waits for the device only where AutoAugment needs the host."""
+        channels-last. Waits for the device only where AutoAugment needs the host. Raises ``TypeError`` for the draws of
+        another kind of feeder."""
+        if not isinstance(draws, Draws):
+            raise TypeError("these draws are for photographs")
         pixels = self._windows.index_select(0, draws.windows[first:last])
         if isinstance(self.augmentation, AutoAugmentCutout):
             pixels = self._cut_out(self._auto_augmented(pixels, draws, first, last), draws, first, last)
@@ -164,12 +163,6 @@ class Feeder:
 
     def _window(self, image: Tensor, top: Tensor | int, left: Tensor | int, flip: Tensor | int) -> Tensor:
         return ((flip * self._count + image) * self._rows + top) * self._columns + left
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        channels, height, width = self.shape
-        flat = pixels.reshape(len(pixels), -1).to(torch.float32)
-        flat.div_(self._white).sub_(self._mean).div_(self._std)
-        return flat.view(len(pixels), height, width, channels).permute(0, 3, 1, 2)
 
     def _auto_augmented(self, pixels: Tensor, draws: Draws, first: int, last: int) -> Tensor:
         assert draws.sub_policies is not None and draws.uniforms is not None and draws.signs is not None
@@ -196,3 +189,22 @@ class Feeder:
 
         hole = inside(height, row)[:, :, None] & inside(width, column)[:, None, :]
         return pixels.masked_fill_(hole[..., None], 0)
+
+
+def feeder(
+    images: NDArray[np.uint8] | Photographs,
+    data: Data,
+    augmentation: Augmentation | None,
+    device: torch.device,
+) -> Feeder | PhotographFeeder:
+    """Makes batches, on ``device``, of images under the protocol ``data``: an array uint8 [N, C, H, W], or photographs.
+
+    Raises ``ValueError`` if the images are not of the kind that ``data`` describes, or the augmentation is not for them.
+    """
+    if isinstance(images, Photographs):
+        if not isinstance(data, PhotographFolders):
+            raise ValueError(f"photographs were given for {data.source}, which has images of one size")
+        return PhotographFeeder(images, data, augmentation, device)
+    if isinstance(data, PhotographFolders) or isinstance(augmentation, RandomResizedCropFlip):
+        raise ValueError(f"images of one size were given for {data.source} under {augmentation}, which are for photographs")
+    return Feeder(torch.as_tensor(images).to(device), data.mean, data.std, augmentation)

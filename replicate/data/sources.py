@@ -1,8 +1,10 @@
-"""Data sets as files have them: CIFAR-10, CIFAR-100, and the digits that come with scikit-learn.
+"""Data sets as files have them: CIFAR-10, CIFAR-100, MNIST, mini-ImageNet's photographs, and scikit-learn's digits.
 
 CIFAR is A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, in the layout of the archives at
-https://www.cs.toronto.edu/~kriz/cifar.html ("python version"). Which copy of a data set was read is its *edition*:
-``official`` if every file has the published MD5 sum, else the first twelve hex digits of the content's fingerprint.
+https://www.cs.toronto.edu/~kriz/cifar.html ("python version"). MNIST is the four files of Y. LeCun, C. Cortes and
+C. Burges, laid out as torchvision does. Photographs are read by :mod:`replicate.data.folders`. Which copy of a data set was
+read is its *edition*: ``official`` if every file has the published MD5 sum, else the first twelve hex digits of the
+content's fingerprint.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from replicate.data import pickles
+from replicate.data import folders, idx, pickles
+from replicate.data.decoded import Photographs
 from replicate.errors import BadInput
 from replicate.protocol import SOURCES
 
@@ -38,6 +41,8 @@ __all__ = [
     "OFFICIAL",
     "Archive",
     "Images",
+    "LooseFiles",
+    "Pixels",
     "Status",
     "comparability",
     "data_folder",
@@ -51,24 +56,33 @@ OFFICIAL: Final = "official"
 FOLDER_VARIABLE: Final = "REPLICATE_DATA"
 
 
+#: N images: uint8 [N, C, H, W], or photographs of varying size.
+Pixels = NDArray[np.uint8] | Photographs
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """A data set as its files have it.
 
     ``train_images`` and ``test_images`` are uint8 [N, C, H, W], ``train_labels`` and ``test_labels`` int64 [N], all in
-    the order of the files. Digits have no test set of their own: its test arrays are empty.
-    ``fingerprint`` is the sha256 of all four arrays; ``notice`` is a line for the user if the files are not the
-    official ones.
+    the order of the files. Digits have no test set of their own: its test arrays are empty. Photographs stand class by
+    class and are :class:`~replicate.data.decoded.Photographs` instead of arrays; they alone come with validation images,
+    and ``drawn`` says that the parts were drawn by a recipe rather than found.
+    ``fingerprint`` is the sha256 of all arrays, or of the photographs' names and files; ``notice`` is a line for the user
+    if the files are not the official ones.
     """
 
     source: str
-    train_images: NDArray[np.uint8]
+    train_images: Pixels
     train_labels: NDArray[np.int64]
-    test_images: NDArray[np.uint8]
+    test_images: Pixels
     test_labels: NDArray[np.int64]
     edition: str
     fingerprint: str
     notice: str | None = None
+    validation_images: Photographs | None = None
+    validation_labels: NDArray[np.int64] | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,19 @@ class Archive:
         return {**self.train, **self.test}
 
 
+@dataclass(frozen=True)
+class LooseFiles:
+    """Where a data set can be had that is published as gzipped files, one by one: ``url`` of their folder, ``folder`` here;
+    by name (without ``.gz``) the MD5 sum of the file as published, ``packed``, and of its content, ``files``."""
+
+    url: str
+    folder: str
+    packed: Mapping[str, str]
+    files: Mapping[str, str]
+
+
 # The sums of the archives are published beside them; those of the files are the ones that torchvision checks.
-ARCHIVES: Mapping[str, Archive] = {
+ARCHIVES: Mapping[str, Archive | LooseFiles] = {
     "cifar10": Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         md5="c58f30108f718f92721af3b95e74349a",
@@ -116,7 +141,26 @@ ARCHIVES: Mapping[str, Archive] = {
         labels=b"fine_labels",
         other=("meta", "file.txt~"),
     ),
+    "mnist": LooseFiles(
+        url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        folder="MNIST/raw",
+        packed={
+            "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+        files={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+    ),
 }
+
+#: Images in the training and test files of MNIST; their classes differ in size.
+MNIST_IMAGES: Mapping[str, int] = {"train": 60_000, "t10k": 10_000}
 
 #: Fingerprint of the digits as scikit-learn 1.9 has them; should a release change them, that is another edition.
 DIGITS_FINGERPRINT: Final = "1504d79317b281b146bbffea9accebd6a5b9ba056f2a63d7fdcf09024c701d4d"
@@ -130,6 +174,14 @@ EDITIONS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("cifar100", "c5d1248f4937"): (
         "other split",
         "official images; 500 training and 100 test images of each class drawn anew",
+    ),
+    ("mnist", "e78deba9817a"): (
+        "comparable",
+        "official images and split; the training images of a class stand in another order",
+    ),
+    ("mini_imagenet_lt", "194e64ef548c"): (
+        "not comparable",
+        "84x84 pixels; 10 validation and 30 test photographs a class",
     ),
 }
 
@@ -145,16 +197,20 @@ def data_folder(given: Path | None) -> Path | None:
 
 
 def load(source: str, folder: Path | None) -> Images:
-    """Read and check a data set: ``"cifar10"`` or ``"cifar100"`` from ``folder``, or ``"digits"``, which needs none.
+    """Read and check a data set of :data:`~replicate.protocol.SOURCES`, from ``folder``; ``"digits"`` needs none.
 
-    ``folder`` holds ``cifar-10-batches-py`` or ``cifar-100-python``. Raises ``BadInput`` if files are missing or
-    damaged, or do not hold the images and labels that this data set has.
+    ``folder`` holds ``cifar-10-batches-py``, ``cifar-100-python``, ``MNIST/raw``, ``mini-imagenet-lt`` or
+    ``imagenet/train``. Photographs are decoded at the first time, which can take minutes. Raises ``BadInput`` if files are
+    missing or damaged, or do not hold the images and labels that this data set has.
     """
     if source == "digits":
         return _digits()
+    if source in folders.RECIPES:
+        return _photographs(source, folder)
     if source not in ARCHIVES:
         raise BadInput(f"data set {source!r} is unknown; allowed: {', '.join(SOURCES)}")
-    archive, title = ARCHIVES[source], SOURCES[source].title
+    archive = ARCHIVES[source]
+    title = SOURCES[source].title
     remedy = (
         f"name the folder that holds {archive.folder} with --data DIR or {FOLDER_VARIABLE}, "
         f"or fetch it: replicate data get {source}"
@@ -162,31 +218,47 @@ def load(source: str, folder: Path | None) -> Images:
     if folder is None:
         raise BadInput(f"{title} needs a data folder and none is named; {remedy}")
     place = folder / archive.folder
-    missing = [name for name in archive.files if not os.path.exists(place / name)]
+    missing = [name for name in archive.files if not os.path.exists(_path(place, name, archive))]
     if len(missing) == len(archive.files):
         raise BadInput(f"{title} is not in {str(folder)!r}; {remedy}")
     if missing:
         raise BadInput(f"{title} is incomplete, {str(place)!r} lacks {', '.join(missing)}; {remedy}")
 
-    train_images, train_labels, train_official = _batches(source, place, archive.train)
-    test_images, test_labels, test_official = _batches(source, place, archive.test)
-    _check_counts(source, place, "training", train_labels, SOURCES[source].train_per_class)
-    _check_counts(source, place, "test", test_labels, SOURCES[source].test_per_class)
+    if isinstance(archive, LooseFiles):
+        train_images, train_labels, train_official = _loose(source, place, archive, "train")
+        test_images, test_labels, test_official = _loose(source, place, archive, "t10k")
+    else:
+        train_images, train_labels, train_official = _batches(source, place, archive.train, archive.labels)
+        test_images, test_labels, test_official = _batches(source, place, archive.test, archive.labels)
+        _check_counts(source, place, "training", train_labels, SOURCES[source].train_per_class)
+        _check_counts(source, place, "test", test_labels, SOURCES[source].test_per_class)
     mark = fingerprint(train_images, train_labels, test_images, test_labels)
     edition, notice = OFFICIAL, None
     if not (train_official and test_official):
         edition = mark[:12]
-        told = EDITIONS.get((source, edition))
-        notice = (
-            f"{title} in {str(folder)!r} is not the official release: edition @{edition}, "
-            f"{comparability(source, edition)}{f' ({told[1]})' if told else ''}"
-        )
+        notice = f"{title} in {str(folder)!r} is not the official release: {_judged(source, edition)}"
     return Images(source, train_images, train_labels, test_images, test_labels, edition, mark, notice)
 
 
-def _batches(source: str, place: Path, sums: Mapping[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
+def _judged(source: str, edition: str) -> str:
+    """An edition that is not official, what its numbers are good for, and why."""
+    told = EDITIONS.get((source, edition))
+    return f"edition @{edition}, {comparability(source, edition)}{f' ({told[1]})' if told else ''}"
+
+
+def _path(place: Path, name: str, archive: Archive | LooseFiles) -> Path:
+    """Where a file is, or would be: gzipped ones are as good where they are published, plain ones come first."""
+    plain, packed = place / name, place / f"{name}.gz"
+    if isinstance(archive, LooseFiles) and packed.exists() and not plain.exists():
+        return packed
+    return plain
+
+
+def _batches(
+    source: str, place: Path, sums: Mapping[str, str], key: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
     """Images [N, 3, 32, 32] and labels [N] of several files in a row, and whether all are the official ones."""
-    known, key = SOURCES[source], ARCHIVES[source].labels
+    known = SOURCES[source]
     shape = (known.channels, known.side, known.side)
     images, labels, official = [], [], True
     for name, published in sums.items():
@@ -205,6 +277,44 @@ def _batches(source: str, place: Path, sums: Mapping[str, str]) -> tuple[NDArray
         labels.extend(marks)
     # Joining copies, so the result can be written to and the files' bytes are let go.
     return np.concatenate(images), np.array(labels, dtype=np.int64), official
+
+
+def _loose(source: str, place: Path, archive: LooseFiles, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], bool]:
+    """Images [N, 1, 28, 28] and labels [N] of a pair of IDX files, and whether both are the official ones."""
+    known, official, read = SOURCES[source], True, []
+    for name, dimensions in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
+        path = _path(place, name, archive)
+        data = idx.read(path)
+        official &= hashlib.md5(data, usedforsecurity=False).hexdigest() == archive.files[name]
+        values = idx.parse(data, path, dimensions)
+        shape = (MNIST_IMAGES[part], known.side, known.side)[:dimensions]
+        if values.shape != shape:
+            what = "images of {}x{} pixels".format(*values.shape[1:]) if dimensions == 3 else "labels"
+            raise _foreign(path, source, f"{len(values):,} {what}, expected {' x '.join(map(str, shape))}")
+        if dimensions == 1 and values.max() >= known.classes:
+            raise _foreign(path, source, f"labels up to {values.max()}, allowed are 0 to {known.classes - 1}")
+        read.append(values)
+    # Copied, so that they can be written to and the files' bytes are let go.
+    return read[0][:, None].copy(), read[1].astype(np.int64), official
+
+
+def _photographs(source: str, folder: Path | None) -> Images:
+    parts = folders.read(source, folder)
+    edition = parts.fingerprint[:12]
+    how = "drawn from ImageNet-1k by the recipe, with a seed of ours" if parts.drawn else "found ready"
+    return Images(
+        source,
+        parts.train,
+        parts.train.labels,
+        parts.test,
+        parts.test.labels,
+        edition,
+        parts.fingerprint,
+        f"{SOURCES[source].title} in {str(folder)!r} was {how}: {_judged(source, edition)}",
+        parts.validation,
+        parts.validation.labels,
+        parts.drawn,
+    )
 
 
 def _check_counts(source: str, place: Path, split: str, labels: NDArray[np.int64], each: int) -> None:
@@ -264,7 +374,7 @@ def comparability(source: str, edition: str) -> str:
 @dataclass(frozen=True)
 class Status:
     """What there is of one data set. ``state``: ``"present"``, ``"missing"`` or ``"unusable"``; ``edition`` and
-    ``comparability`` are None unless it is present; ``note`` is one line, or empty."""
+    ``comparability`` are None unless it is present and, for photographs, decoded; ``note`` is one line, or empty."""
 
     source: str
     state: str
@@ -276,19 +386,32 @@ class Status:
 def status(folder: Path | None) -> tuple[Status, ...]:
     """What there is of every data set in ``folder``, in the order of :data:`~replicate.protocol.SOURCES`.
 
-    Reads and checks every file, about a second a data set.
+    Reads and checks every file, about a second a data set; photographs are only counted, and their edition is known once
+    they have been decoded.
     """
     return tuple(_status(source, folder) for source in SOURCES)
 
 
 def _status(source: str, folder: Path | None) -> Status:
     try:
+        if source in folders.RECIPES:
+            if (mark := folders.edition(source, folder)) is None:
+                note = "the edition is known once the photographs are decoded, which the first training on them does"
+                return Status(source, "present", None, None, note)
+            edition = mark[:12]
+            return Status(source, "present", edition, comparability(source, edition), _judged(source, edition))
         images = load(source, folder)
     except BadInput as error:
-        archive = ARCHIVES.get(source)
-        there = folder is not None and archive is not None and os.path.exists(folder / archive.folder)
-        return Status(source, "unusable" if there else "missing", None, None, str(error))
+        return Status(source, "unusable" if _is_there(source, folder) else "missing", None, None, str(error))
     return Status(source, "present", images.edition, comparability(source, images.edition), images.notice or "")
+
+
+def _is_there(source: str, folder: Path | None) -> bool:
+    if folder is None or source == "digits":
+        return False
+    if source in folders.RECIPES:
+        return folders.is_there(source, folder)
+    return os.path.exists(folder / ARCHIVES[source].folder)
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------
@@ -306,21 +429,25 @@ def get(
     folder: Path,
     *,
     progress: Progress | None = None,
-    archives: Mapping[str, Archive] = ARCHIVES,
+    archives: Mapping[str, Archive | LooseFiles] = ARCHIVES,
     timeout: float = 30.0,
 ) -> Path:
-    """Fetch a data set's official archive into ``folder``; returns the folder with its files.
+    """Fetch a data set's official archive, or files, into ``folder``; returns the folder with its files.
 
-    The archive goes to a temporary file in ``folder``, is checked against its MD5 sum, and is unpacked beside its
-    final place, to which it is moved as a whole: a process that is killed on the way leaves hidden leftovers
-    (``.replicate-*``) and nothing that looks done. Does nothing if the official files are there. ``timeout``: seconds
-    without an answer.
+    An archive goes to a temporary file in ``folder``, is checked against its MD5 sum, and is unpacked beside its
+    final place, to which it is moved as a whole; loose files are gathered and checked there in the same way, and stay
+    packed. So a process that is killed on the way leaves hidden leftovers (``.replicate-*``) and nothing that looks done.
+    Does nothing if the official files are there. ``timeout``: seconds without an answer.
 
     Raises ``BadInput`` if there is nothing to fetch under this name, the server cannot be reached, what it sends is
-    not the archive, other files are in the way, or ``folder`` cannot be written to.
+    not what is published, other files are in the way, or ``folder`` cannot be written to.
     """
     if source not in archives:
-        why = "comes with scikit-learn" if source == "digits" else "is unknown"
+        why = "is unknown"
+        if source == "digits":
+            why = "comes with scikit-learn"
+        elif source in folders.RECIPES:
+            why = "is made of ImageNet-1k, which needs an account at image-net.org"
         raise BadInput(f"data set {source!r} {why}; replicate data get fetches: {', '.join(archives)}")
     archive = archives[source]
     place = folder / archive.folder
@@ -332,11 +459,20 @@ def get(
     try:
         temporary.mkdir(parents=True)
         try:
-            packed = temporary / "archive"
-            _download(archive, folder, packed, progress, timeout)
-            unpacked = temporary / archive.folder
-            unpacked.mkdir()
-            _unpack(archive, packed, unpacked)
+            unpacked = temporary / place.name
+            if isinstance(archive, Archive):
+                packed = temporary / "archive"
+                by_hand = f"download it elsewhere and unpack it in {str(folder)!r}"
+                _download(archive.url, archive.md5, "archive", by_hand, packed, progress, timeout)
+                unpacked.mkdir()
+                _unpack(archive, packed, unpacked)
+            else:
+                unpacked.mkdir()
+                for name, md5 in archive.packed.items():
+                    to = unpacked / f"{name}.gz"
+                    by_hand = f"download it elsewhere and put it into {str(place)!r}"
+                    _download(archive.url + to.name, md5, "file", by_hand, to, progress, timeout)
+                place.parent.mkdir(exist_ok=True)
             os.rename(unpacked, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -350,22 +486,23 @@ def get(
     return place
 
 
-def _is_official(place: Path, archive: Archive) -> bool:
+def _is_official(place: Path, archive: Archive | LooseFiles) -> bool:
+    read = idx.read if isinstance(archive, LooseFiles) else pickles.read
     for name, published in archive.files.items():
         with contextlib.suppress(OSError, BadInput):
-            if hashlib.md5(pickles.read(place / name), usedforsecurity=False).hexdigest() == published:
+            content = read(_path(place, name, archive))
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() == published:
                 continue
         return False
     return True
 
 
-def _download(archive: Archive, folder: Path, to: Path, progress: Progress | None, timeout: float) -> None:
+def _download(url: str, md5: str, what: str, by_hand: str, to: Path, progress: Progress | None, timeout: float) -> None:
     digest, arrived = hashlib.md5(usedforsecurity=False), 0
-    by_hand = f"download it elsewhere and unpack it in {str(folder)!r}"
     try:
-        answer = urllib.request.urlopen(archive.url, timeout=timeout)
+        answer = urllib.request.urlopen(url, timeout=timeout)
     except (urllib.error.URLError, HTTPException, OSError) as error:
-        raise _unreachable(archive, error, by_hand) from None
+        raise _unreachable(url, error, by_hand) from None
     with answer, open(to, "wb") as file:
         expected = answer.headers.get("Content-Length", "")
         total = int(expected) if expected.isdigit() else None
@@ -373,7 +510,7 @@ def _download(archive: Archive, folder: Path, to: Path, progress: Progress | Non
             try:
                 chunk = answer.read(_CHUNK)
             except (HTTPException, OSError) as error:
-                raise _unreachable(archive, error, by_hand) from None
+                raise _unreachable(url, error, by_hand) from None
             if not chunk:
                 break
             arrived += len(chunk)
@@ -383,16 +520,15 @@ def _download(archive: Archive, folder: Path, to: Path, progress: Progress | Non
             file.write(chunk)
             if progress is not None:
                 progress(arrived, total)
-    if digest.hexdigest() != archive.md5:
-        raise BadInput(
-            f"what {archive.url} sent ({arrived:,} bytes) is not the archive with MD5 {archive.md5}; "
-            f"run this again, or {by_hand}"
-        )
+        file.flush()
+        os.fsync(file.fileno())
+    if digest.hexdigest() != md5:
+        raise BadInput(f"what {url} sent ({arrived:,} bytes) is not the {what} with MD5 {md5}; run this again, or {by_hand}")
 
 
-def _unreachable(archive: Archive, error: Exception, by_hand: str) -> BadInput:
+def _unreachable(url: str, error: Exception, by_hand: str) -> BadInput:
     reason = " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())
-    return BadInput(f"{archive.url} cannot be fetched ({reason}); check the network, or {by_hand}")
+    return BadInput(f"{url} cannot be fetched ({reason}); check the network, or {by_hand}")
 
 
 def _unpack(archive: Archive, packed: Path, into: Path) -> None:
