@@ -20,7 +20,7 @@ from replicate.engine.loop import DeviceData
 from replicate.engine.state import State, counts_by_class
 from replicate.launch import local
 from replicate.launch.progress import duration
-from replicate.protocol import CrossEntropy, EffectiveNumber, Objective, VectorScaling
+from replicate.protocol import LDAM, CrossEntropy, EffectiveNumber, Objective, VectorScaling
 from replicate.record import Store
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_one_step_of_the_real_network_is_as_exact_as_the_plain_one(radius, two_t
         model = loop.start(programme, seed, CPU).model.to(dtype=dtype, memory_format=torch.contiguous_format)
         loss_of = losses.criterion(objective, counts, dtype=dtype)
         parameters = list(model.parameters())
-        gradients = torch.autograd.grad(loss_of(model(images.to(dtype)), labels), parameters)
+        gradients = torch.autograd.grad(loss_of(model(images.to(dtype)), labels, None), parameters)
         with torch.no_grad():
             kept = [p.clone() for p in parameters]
             if radius is not None:
@@ -114,7 +114,7 @@ def test_one_step_of_the_real_network_is_as_exact_as_the_plain_one(radius, two_t
                 for p, g in zip(parameters, gradients, strict=True):
                     p += radius * g / (norm + 1e-12)
         if radius is not None:
-            gradients = torch.autograd.grad(loss_of(model(images.to(dtype)), labels), parameters)
+            gradients = torch.autograd.grad(loss_of(model(images.to(dtype)), labels, None), parameters)
         return [p - 0.1 * (g + 2e-4 * p) for g, p in zip(gradients, kept, strict=True)]
 
     fast_error = plain_error = 0.0
@@ -168,7 +168,7 @@ def test_evaluation_counts_what_a_loop_over_images_counts(short_paper, data):
             label, half = int(data.test.labels[place]), int(data.test.half[place])
             guess = int(state.model(data.test.feeder.plain(place, place + 1)).argmax())
             expected[half, label] += guess == label
-    assert loop.evaluate(state, data.test, 10).tolist() == expected.tolist()
+    assert loop.evaluate(state.model, data.test, 10).tolist() == expected.tolist()
 
 
 @given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=40), seed=st.integers(0, 99))
@@ -364,13 +364,13 @@ def test_measures_are_made_from_a_checkpoint_without_training(short_paper, digit
     cell, store = cells_of(short_paper, "VS+TLA+ADRW")[0], Store(tmp_path)
     run([cell], store, digits, silent)
     record = store.of(cell, digits.edition)
-    assert store.measure("class_bound", record) is None
+    assert store.measure("class_bound", "digits", "official", record.programme_key, 0) is None
     outcome = run([cell], store, digits, silent, measures=("class_bound",))
-    later = store.measure("class_bound", record)
+    later = store.measure("class_bound", "digits", "official", record.programme_key, 0)
     assert outcome.epochs == 0 and later is not None
     fresh = Store(tmp_path / "fresh")
     run([cell], fresh, digits, silent, measures=("class_bound",))
-    assert fresh.measure("class_bound", record) == later
+    assert fresh.measure("class_bound", "digits", "official", record.programme_key, 0) == later
     assert later["balanced_accuracy"] == record.accuracy("test")[-1]
 
 
@@ -382,7 +382,7 @@ COUNTS = [90, 38, 16, 2]
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
-    loss=st.sampled_from([CrossEntropy(), VectorScaling(0.2, 1.0), VectorScaling(0.0, 0.5), measures.LDAM()]),
+    loss=st.sampled_from([CrossEntropy(), VectorScaling(0.2, 1.0), VectorScaling(0.0, 0.5), LDAM()]),
     weighted=st.booleans(),
 )
 def test_lemma_4_bounds_the_gradient_of_every_image(seed, loss, weighted):

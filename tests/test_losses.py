@@ -68,7 +68,7 @@ def test_losses_equal_their_float64_formula(loss, weights, mean, seed, batch):
     rng = np.random.default_rng(seed)
     z, y = rng.normal(size=(batch, 10)), rng.integers(0, 10, batch)
     objective = Objective(loss, weights, mean)
-    computed = losses.criterion(objective, COUNTS, dtype=torch.float64)(torch.from_numpy(z), torch.from_numpy(y))
+    computed = losses.criterion(objective, COUNTS, dtype=torch.float64)(torch.from_numpy(z), torch.from_numpy(y), None)
     assert float(computed) == pytest.approx(formula(objective, z, y), rel=1e-10)
 
 
@@ -77,7 +77,7 @@ def test_float32_losses_stay_near_float64(loss):
     rng = np.random.default_rng(1)
     z, y = rng.normal(size=(128, 10)), rng.integers(0, 10, 128)
     objective = Objective(loss, EffectiveNumber(0.9999))
-    computed = losses.criterion(objective, COUNTS)(torch.from_numpy(z).float(), torch.from_numpy(y))
+    computed = losses.criterion(objective, COUNTS)(torch.from_numpy(z).float(), torch.from_numpy(y), None)
     assert float(computed) == pytest.approx(formula(objective, z, y), rel=1e-5)
 
 

@@ -6,7 +6,8 @@ import contextlib
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 import replicate
-from replicate.engine.loop import DeviceData, Diverged, start, train_epoch
+from replicate.adjust import adjusted_logits, log_prior
+from replicate.engine.loop import DeviceData, Diverged, correct_counts, features_of, start, train_epoch
 from replicate.engine.numerics import Numerics
 from replicate.engine.state import History, State, sizes
 from replicate.grid import Cell, cell_key
+from replicate.models import Classifier
 from replicate.record import Record, Store
 
 #: A run that is cut off loses at most this long, and the epoch it was in.
@@ -52,6 +55,12 @@ def train_cell(
     programme, seed = cell.programme, cell.seed
     source = programme.start.data.source
     chain, nominal = programme.keys(edition), programme.keys("")
+    if programme.adjustment is not None:
+        trained = store.record(source, edition, chain[-1], seed)
+        if trained is not None and trained.failed is not None:  # there is nothing to adjust
+            record = _record(cell, data, edition, numerics, History(), trained.failed)
+            store.write(record)
+            return record, None
 
     def path(epoch: int) -> Path:
         return store.checkpoint(source, edition, chain[epoch], epoch, seed)
@@ -83,9 +92,40 @@ def train_cell(
             saved_at = time.monotonic()
         if late:
             raise Stopped(state.epoch)
-    record = _record(cell, data, edition, numerics, state.history, None)
+    adjusted = _adjusted(cell, state, data)
+    record = _record(cell, data, edition, numerics, state.history, None, adjusted)
     store.write(record)
     return record, state
+
+
+def _adjusted(cell: Cell, state: State, data: DeviceData) -> dict[str, Any] | None:
+    """Correct counts by group of the adjusted classifier, for every value of its adjustment; see :class:`Record`."""
+    adjustment, priors = cell.programme.adjustment, log_prior(data.counts, data.device)
+    if adjustment is None:
+        return None
+    values = [float(value) for value in adjustment.values]  # type: ignore[union-attr]  # a compiled cell has no free values
+
+    def counts(model: Classifier, epoch: int) -> dict[str, Any]:
+        told: dict[str, Any] = {"epoch": epoch}
+        for name, examples in (("validation", data.validation), ("test", data.test)):
+            if examples is None:
+                continue
+            features = features_of(model, examples)
+            rows = []
+            for value in values:
+                hits = adjusted_logits(adjustment, value, features, model.head, priors).argmax(dim=1) == examples.labels
+                rows.append(correct_counts(hits, examples, data.classes))
+            halves = [_by_group(cell, [row[half] for row in rows]) for half in (0, 1)] if examples.half is not None else None
+            told[name] = halves or _by_group(cell, rows)
+        return told
+
+    handed = counts(state.handed_over(), state.handed_over_epoch)
+    last = handed if state.handed_over_epoch == state.epoch else counts(state.model, state.epoch)
+    return {"parameter": adjustment.parameter, "values": values, "handed over": handed, "last": last}
+
+
+def _by_group(cell: Cell, rows: Sequence[Tensor]) -> dict[str, list[int]]:
+    return {name: [int(row[first:last].sum()) for row in rows] for name, (first, last) in cell.column.groups.items()}
 
 
 def _record(
@@ -95,9 +135,10 @@ def _record(
     numerics: Numerics,
     history: History,
     failed: dict[str, Any] | None,
+    adjusted: dict[str, Any] | None = None,
 ) -> Record:
     programme = cell.programme
-    chain = programme.keys(edition)
+    key = programme.key(edition)
     groups = {name: list(bounds) for name, bounds in cell.column.groups.items()}
     classes = data.classes
     half = data.test.half
@@ -106,9 +147,6 @@ def _record(
     row = programme.epoch(1)
     seen = sizes(data.train_labels, classes) if row.batches is None else None
 
-    def by_group(rows: list[Tensor]) -> dict[str, list[int]]:
-        return {name: [int(r[first:last].sum()) for r in rows] for name, (first, last) in groups.items()}
-
     def total(of_class: Any) -> dict[str, int]:
         return {name: int(sum(of_class[first:last])) for name, (first, last) in groups.items()}
 
@@ -116,22 +154,27 @@ def _record(
         "loss": [float(f"{loss:.6g}") for loss in history.loss],
         "rate": history.rate,
         "seconds": history.seconds,
-        "train": by_group(history.train),
-        "test": [by_group([test[h] for test in history.test]) for h in (0, 1)],
+        "train": _by_group(cell, history.train),
+        "test": [_by_group(cell, [test[h] for test in history.test]) for h in (0, 1)],
     }
     totals: dict[str, Any] = {"test": [total(of_half) for of_half in test_sizes]}
     if seen is not None:  # a quick epoch shows other images each time
         totals["train"] = total(seen)
     best: dict[str, int] = {}
+    starts = [epoch for epoch in programme.stage_starts if epoch <= len(history.test)] or [1]
     if history.test:
-        # Classes of a test split are of equal size here, so the sum of correct images ranks as balanced accuracy does.
-        series = {"test": [int(t.sum()) for t in history.test]}
-        series |= {f"half {h}": [int(t[h].sum()) for t in history.test] for h in (0, 1)}
+        class_sizes = {"half 0": test_sizes[0], "half 1": test_sizes[1]}
+        class_sizes["test"] = [one + other for one, other in zip(*test_sizes, strict=True)]
+        series: dict[str, list[Tensor]] = {"test": [test.sum(dim=0) for test in history.test]}
+        series |= {f"half {h}": [test[h] for test in history.test] for h in (0, 1)}
         if data.validation is not None:
-            curves["validation"] = by_group(history.validation)
-            totals["validation"] = total(sizes(data.validation.labels, classes))
-            series["validation"] = [int(v.sum()) for v in history.validation]
-        best = {name: values.index(max(values)) + 1 for name, values in series.items()}
+            curves["validation"] = _by_group(cell, history.validation)
+            class_sizes["validation"] = sizes(data.validation.labels, classes)
+            totals["validation"] = total(class_sizes["validation"])
+            series["validation"] = history.validation
+        for name, counts in series.items():
+            levels = [_balanced(row.tolist(), class_sizes[name]) for row in counts[starts[-1] - 1 :]]
+            best[name] = starts[-1] + levels.index(max(levels))
     told = sorted({len(history.test), *best.values(), *programme.switches} - {0})
     per_class = {
         str(epoch): {"train": history.train[epoch - 1].tolist(), "test": history.test[epoch - 1].tolist()}
@@ -139,9 +182,9 @@ def _record(
         if epoch <= len(history.test)
     }
     return Record(
-        key=cell_key(chain[-1], cell.seed),
+        key=cell_key(key, cell.seed),
         seed=cell.seed,
-        programme_key=chain[-1],
+        programme_key=key,
         source=programme.start.data.source,
         edition=edition,
         spec=programme.spec(),
@@ -164,7 +207,14 @@ def _record(
             "quick": cell.quick,
         },
         failed=failed,
+        stage_starts=starts,
+        adjusted=adjusted,
     )
+
+
+def _balanced(correct: Sequence[int], of: Sequence[int]) -> Fraction:
+    """Mean over classes of the share of correct images, exact: equal accuracies are ties."""
+    return sum((Fraction(hits, size) for hits, size in zip(correct, of, strict=True) if size), Fraction(0))
 
 
 def environment(device: torch.device, numerics: Numerics) -> dict[str, Any]:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from replicate import losses
-from replicate.data.augment import Feeder
+from replicate.data.augment import Feeder, feeder
 from replicate.data.longtail import Split
 from replicate.engine.keyed import generator
-from replicate.engine.state import State, counts_by_class
+from replicate.engine.state import State, counts_by_class, project, sizes
 from replicate.grid import Epoch, Programme
-from replicate.models import build
-from replicate.protocol import AutoAugmentCutout, Crop, CropFlip
+from replicate.models import Classifier, build
+from replicate.protocol import BEST_ON_VALIDATION, Augmentation
 
-Augmentation = Crop | CropFlip | AutoAugmentCutout | None
+if TYPE_CHECKING:
+    from replicate.data.photographs import PhotographFeeder
 
-#: Fixed, since another size could round differently.
-EVALUATION_BATCH = 500
+#: Fixed, since another size could round differently; smaller for photographs of full size, which would fill the memory.
+EVALUATION_BATCH, LARGE_EVALUATION_BATCH, LARGE_SIDE = 500, 50, 128
 
 
 class Diverged(Exception):
@@ -44,9 +45,16 @@ class Diverged(Exception):
 class Examples:
     """Images of one split on a device, as uint8, with their labels [N] and, for test images, their half [N]."""
 
-    feeder: Feeder
+    feeder: Feeder | PhotographFeeder
     labels: Tensor
     half: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """First and last (excluded) image of every batch of an evaluation."""
+        yield from evaluation_batches(self.feeder)
 
 
 class DeviceData:
@@ -58,7 +66,7 @@ class DeviceData:
         self.classes = programme.start.network.classes
         self.counts: Sequence[int] = split.class_counts
         self._describe = programme.start.data
-        self._train: tuple[Augmentation, Feeder] | None = None
+        self._train: tuple[Augmentation | None, Feeder | PhotographFeeder] | None = None
         self.train_labels = torch.as_tensor(split.train_labels, device=device)
         self.test = Examples(
             self._feeder(split.test_images),
@@ -70,15 +78,28 @@ class DeviceData:
             labels = torch.as_tensor(split.validation_labels, device=device)
             self.validation = Examples(self._feeder(split.validation_images), labels)
 
-    def _feeder(self, images: NDArray[np.uint8], augmentation: Augmentation = None) -> Feeder:
-        data = self._describe
-        return Feeder(torch.as_tensor(images, device=self.device), data.mean, data.std, augmentation)
+    def _feeder(self, images: Any, augmentation: Augmentation | None = None) -> Feeder | PhotographFeeder:
+        return feeder(images, self._describe, augmentation, self.device)
 
-    def train(self, augmentation: Augmentation) -> Feeder:
+    def train(self, augmentation: Augmentation | None) -> Feeder | PhotographFeeder:
         """Training images under this augmentation; the latest one is kept."""
         if self._train is None or self._train[0] != augmentation:
             self._train = (augmentation, self._feeder(self.split.train_images, augmentation))
         return self._train[1]
+
+    @cached_property
+    def validation_sizes(self) -> Sequence[int]:
+        """Validation images of each class [C]. Raises ``ValueError`` if the protocol has none."""
+        if self.validation is None:
+            raise ValueError("a stage hands over its best state on validation, and the data has no validation split")
+        return sizes(self.validation.labels, self.classes)
+
+
+def evaluation_batches(feeder: Feeder | PhotographFeeder) -> Iterator[tuple[int, int]]:
+    """First and last (excluded) image of every batch in which these images are evaluated."""
+    batch = EVALUATION_BATCH if max(feeder.shape[1:]) <= LARGE_SIDE else LARGE_EVALUATION_BATCH
+    for first in range(0, len(feeder), batch):
+        yield first, min(first + batch, len(feeder))
 
 
 def start(programme: Programme, seed: int, device: torch.device) -> State:
@@ -94,61 +115,69 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     """
     began = time.perf_counter()
     number = state.epoch + 1
-    model, optimiser = state.model, state.optimiser
-    if row.restart_momentum:
-        optimiser.state.clear()
-    for group in optimiser.param_groups:
-        group["lr"], group["momentum"], group["weight_decay"] = row.rate, row.momentum, row.weight_decay
+    state.begin_epoch(row)
+    model = state.model
 
     order = torch.randperm(len(data.train_labels), generator=generator(seed, "order", number))
     if row.batches is not None:
         order = order[: row.batches * row.feed.batch]
     feeder = data.train(row.feed.augmentation)
     draws = feeder.draw(order, generator(seed, "augmentation", number))
-    labels = data.train_labels[order.to(data.device)]
+    order = order.to(data.device)
+    labels = data.train_labels[order]
     loss_of = losses.criterion(row.objective, data.counts, device=data.device)
 
     # On the device until the epoch ends: a step that reads one number back waits for everything before it.
     total = torch.zeros((), dtype=torch.float64, device=data.device)
-    correct = torch.zeros(data.classes, dtype=torch.int64, device=data.device)
+    hits = torch.empty(len(order), dtype=torch.bool, device=data.device)
     model.train()
     for first in range(0, len(order), row.feed.batch):
         last = min(first + row.feed.batch, len(order))
         target = labels[first:last]
         loss, logits = step(state, feeder.batch(draws, first, last), target, loss_of, row.sam_radius)
+        if row.projection is not None and row.projection.each == "batch":
+            assert state.bound is not None
+            project(model.head, state.bound)
         total += loss.double() * (last - first)
-        correct += counts_by_class(target, logits.argmax(dim=1) == target, data.classes)
+        torch.eq(logits.argmax(dim=1), target, out=hits[first:last])
 
     mean_loss = float(total) / len(order)
     if not math.isfinite(mean_loss):
         raise Diverged(number, mean_loss)
+    if row.projection is not None and row.projection.each == "epoch":
+        assert state.bound is not None
+        project(model.head, state.bound)
     history = state.history
-    history.test.append(evaluate(state, data.test, data.classes))
+    history.test.append(evaluate(model, data.test, data.classes))
     if data.validation is not None:
-        history.validation.append(evaluate(state, data.validation, data.classes))
-    history.train.append(correct.cpu())
+        history.validation.append(evaluate(model, data.validation, data.classes))
+    history.train.append(counts_by_class(labels, hits, data.classes).cpu())
     history.loss.append(mean_loss)
     history.rate.append(row.rate)
+    if row.batches is None:
+        state.observe(order, hits)
+    state.epoch, state.stage_epoch = number, state.stage_epoch + 1
+    if row.hands_over == BEST_ON_VALIDATION:
+        state.keep_best(data.validation_sizes)
     history.seconds.append(round(time.perf_counter() - began, 3))
-    state.epoch = number
 
 
 def step(
-    state: State, images: Tensor, labels: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], radius: float | None
+    state: State, images: Tensor, labels: Tensor, loss_of: losses.Criterion, radius: float | None
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; returns the detached loss and logits of the pass whose gradient was used."""
     model, optimiser = state.model, state.optimiser
     optimiser.zero_grad()
-    logits = model(images)
-    loss = loss_of(logits, labels)
+    features, logits = model.both(images)
+    loss = loss_of(logits, labels, features)
     loss.backward()  # type: ignore[no-untyped-call]
     if radius is not None:
-        parameters: list[Tensor] = list(model.parameters())
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         kept = perturb(parameters, radius)
         optimiser.zero_grad()
         # In training mode again: batch-norm statistics are updated at the perturbed point too, as in the released code.
-        logits = model(images)
-        loss = loss_of(logits, labels)
+        features, logits = model.both(images)
+        loss = loss_of(logits, labels, features)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             torch._foreach_copy_(parameters, kept)
@@ -172,15 +201,26 @@ def perturb(parameters: Sequence[Tensor], radius: float) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def evaluate(state: State, examples: Examples, classes: int) -> Tensor:
+def evaluate(model: Classifier, examples: Examples, classes: int) -> Tensor:
     """Correct images of each class [C], or [2, C] where the examples have halves, as int64 on the CPU."""
-    model = state.model.eval()
-    labels = examples.labels
-    # One slot a class, and one a class and half: a half is a block of classes of its own.
-    slots = labels if examples.half is None else labels + classes * examples.half
-    correct = torch.zeros(classes if examples.half is None else 2 * classes, dtype=torch.int64, device=labels.device)
-    for first in range(0, len(labels), EVALUATION_BATCH):
-        last = min(first + EVALUATION_BATCH, len(labels))
-        hits = model(examples.feeder.plain(first, last)).argmax(dim=1) == labels[first:last]
-        correct += counts_by_class(slots[first:last], hits, len(correct))
-    return correct.cpu() if examples.half is None else correct.cpu().reshape(2, classes)
+    model.eval()
+    hits = torch.cat([model(examples.feeder.plain(*some)).argmax(dim=1) for some in examples.batches()]) == examples.labels
+    return correct_counts(hits, examples, classes)
+
+
+def correct_counts(hits: Tensor, examples: Examples, classes: int) -> Tensor:
+    """Of ``hits`` bool [N] on all examples: how many of each class, [C], or [2, C] where the examples have halves, on the
+    CPU.
+    """
+    if examples.half is None:
+        return counts_by_class(examples.labels, hits, classes).cpu()
+    # One slot a class and half: a half is a block of classes of its own.
+    slots = examples.labels + classes * examples.half
+    return counts_by_class(slots, hits, 2 * classes).cpu().reshape(2, classes)
+
+
+@torch.inference_mode()
+def features_of(model: Classifier, examples: Examples) -> Tensor:
+    """Features [N, d] of all examples in their order, in evaluation mode, on the device."""
+    model.eval()
+    return torch.cat([model.backbone(examples.feeder.plain(*some)) for some in examples.batches()])

@@ -18,7 +18,7 @@ from replicate.errors import BadInput
 from replicate.protocol import Network
 
 #: Networks whose steps are too short to share between threads: they run on one, which is faster.
-_SINGLE_THREADED = frozenset({"convnet3"})
+_SINGLE_THREADED = frozenset({"convnet3", "resnet_digits", "mlp3_digits"})
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from replicate.errors import BadInput
+from replicate.grid import Epoch
 from replicate.models import Classifier
+from replicate.protocol import BEST_ON_VALIDATION, MaxNorm
 from replicate.record import write_atomically
 
 
@@ -45,21 +50,108 @@ class History:
 
 @dataclass
 class State:
-    """A cell under training after ``epoch`` epochs."""
+    """A cell under training after ``epoch`` epochs, ``stage_epoch`` of them in its present stage.
+
+    ``best`` is the network after epoch ``best_epoch``, the stage's best one on the validation split, where the stage hands that
+    over. ``bound`` is the bound of a max-norm projection. ``observed`` follows each training image, in stored order, since the
+    stage began: ``correct`` in the epoch before, ``ever_correct``, ``forgotten`` (how often it went from correct to wrong), and
+    ``epochs``; predictions are those made while training.
+    """
 
     model: Classifier
     optimiser: torch.optim.SGD
     history: History
     epoch: int = 0
+    stage_epoch: int = 0
+    best: dict[str, Tensor] | None = None
+    best_epoch: int = 0
+    bound: Tensor | None = None
+    observed: dict[str, Tensor] = field(default_factory=dict)
+    _arranged: tuple[str | None, str | None] | None = None
 
     @classmethod
     def untrained(cls, model: Classifier, device: torch.device) -> State:
         """The state before the first epoch, on ``device``."""
         # Channels last is how convolutions on a CPU and on recent GPUs like their images; see benchmarks/.
         model = model.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Rates, momentum and weight decay are set from the row of each epoch.
-        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, foreach=True)
+        # Rates, momentum and weight decay are set from the row of each epoch, as is which parameters are in which group.
+        groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in model.trainable(None)]}, {"params": []}]
+        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9, foreach=True)
         return cls(model, optimiser, History())
+
+    def begin_epoch(self, row: Epoch) -> None:
+        """Make ready for an epoch by its row: take up what the stage before handed over, choose what is trained and decayed."""
+        if row.begins:
+            if row.starts_from == BEST_ON_VALIDATION:
+                assert self.best is not None
+                self.model.load_state_dict(self.best)
+            self.stage_epoch, self.best, self.best_epoch, self.bound, self.observed = 0, None, 0, None, {}
+        if row.begins or row.restart_momentum:
+            self.optimiser.state.clear()
+        if row.unit_rows:
+            scale_rows(self.model.head)
+        if row.projection is not None and self.bound is None:
+            self.bound = norm_bound(self.model.head, row.projection)
+        if self._arranged != (row.trained, row.decayed):
+            self._arrange(row.trained, row.decayed)
+        for group, decay in zip(self.optimiser.param_groups, (row.weight_decay, 0.0), strict=True):
+            group["lr"], group["momentum"], group["weight_decay"] = row.rate, row.momentum, decay
+
+    def _arrange(self, trained: str | None, decayed: str | None) -> None:
+        chosen, rule = dict(self.model.trainable(trained)), self.model.decayed(decayed)
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = None
+            parameter.requires_grad_(name in chosen)
+        with_decay, without = self.optimiser.param_groups
+        with_decay["params"] = [parameter for name, parameter in chosen.items() if name in rule]
+        without["params"] = [parameter for name, parameter in chosen.items() if name not in rule]
+        self._arranged = trained, decayed
+
+    def keep_best(self, sizes: Sequence[int]) -> None:
+        """Keep the present network if its balanced accuracy on the validation split, with so many images of each class, is the
+        stage's best; of equal epochs the earlier stays."""
+
+        def accuracy(epoch: int) -> Fraction:
+            correct = self.history.validation[epoch - 1].tolist()
+            return sum((Fraction(hits, size) for hits, size in zip(correct, sizes, strict=True)), Fraction(0))
+
+        if self.best is None or accuracy(self.epoch) > accuracy(self.best_epoch):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best_epoch = self.epoch
+
+    def handed_over(self) -> Classifier:
+        """The network that the present stage would hand over, in evaluation mode: a copy of the best one where the stage keeps
+        it, else the present one itself."""
+        if self.best is None:
+            return self.model.eval()
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.best)
+        return model.eval()
+
+    @property
+    def handed_over_epoch(self) -> int:
+        """The epoch after which that network stood."""
+        return self.epoch if self.best is None else self.best_epoch
+
+    def observe(self, order: Tensor, hits: Tensor) -> None:
+        """Enter an epoch's predictions: training images ``order`` [N] were predicted right or wrong, ``hits`` bool [N].
+
+        Nothing is entered where the stage's earlier epochs are not known."""
+        if not self.observed:
+            if self.stage_epoch:
+                return
+            nothing = torch.zeros_like(hits)
+            self.observed = {
+                "correct": nothing,
+                "ever_correct": nothing.clone(),
+                "forgotten": torch.zeros(len(hits), dtype=torch.int32, device=hits.device),
+                "epochs": torch.tensor(0),
+            }
+        told = self.observed
+        now = torch.empty_like(hits).index_copy_(0, order, hits)
+        told["forgotten"] += told["correct"] & ~now
+        told["ever_correct"] |= now
+        told["correct"], told["epochs"] = now, told["epochs"] + 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next epoch depends on, and the history, by name, on the CPU."""
@@ -69,12 +161,19 @@ class State:
             if buffer is not None:
                 named[f"momentum/{name}"] = buffer.detach().cpu()
         named.update({f"history/{name}": value for name, value in self.history.tensors().items()})
-        named["epoch"] = torch.tensor(self.epoch)
+        named.update({f"observed/{name}": value.cpu() for name, value in self.observed.items()})
+        if self.best is not None:
+            named.update({f"best/{name}": value.cpu() for name, value in self.best.items()})
+            named["best_epoch"] = torch.tensor(self.best_epoch)
+        if self.bound is not None:
+            named["bound"] = self.bound.cpu()
+        named["epoch"], named["stage_epoch"] = torch.tensor(self.epoch), torch.tensor(self.stage_epoch)
         return named
 
     def load(self, named: dict[str, Tensor]) -> None:
         """Become the state that ``named`` was taken from. Raises ``RuntimeError`` if it is another network's."""
         self.model.load_state_dict(_under("model/", named))
+        device = next(self.model.parameters()).device
         momentum = _under("momentum/", named)
         self.optimiser.state.clear()
         for name, parameter in self.model.named_parameters():
@@ -83,6 +182,15 @@ class State:
                 self.optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
         self.history = History.of(_under("history/", named))
         self.epoch = int(named["epoch"])
+        # Checkpoints of older versions know neither stages nor single images.
+        self.stage_epoch = int(named.get("stage_epoch", named["epoch"]))
+        self.observed = {
+            name: value if name == "epochs" else value.to(device) for name, value in _under("observed/", named).items()
+        }
+        best = _under("best/", named)
+        self.best = {name: value.to(device) for name, value in best.items()} if best else None
+        self.best_epoch = int(named.get("best_epoch", 0))
+        self.bound = named["bound"].to(device) if "bound" in named else None
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all. Raises ``BadInput`` if it cannot be written."""
@@ -112,6 +220,31 @@ class State:
 
 def _under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def scale_rows(head: torch.nn.Module) -> None:
+    """Scale every class vector to length 1, in place."""
+    weight = head.get_parameter("weight")
+    weight.div_(weight.norm(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def norm_bound(head: torch.nn.Module, projection: MaxNorm) -> Tensor:
+    """The longest that a class vector may be: the smallest norm plus ``projection.share`` of the way to the largest
+    (scalar).
+    """
+    norms = head.get_parameter("weight").norm(dim=1)
+    shortest, longest = norms.aminmax()
+    return torch.lerp(shortest, longest, projection.share)
+
+
+@torch.no_grad()
+def project(head: torch.nn.Module, bound: Tensor) -> None:
+    """Scale class vectors that are longer than ``bound`` back to it, in place; the others keep their bits."""
+    weight = head.get_parameter("weight")
+    norms = weight.norm(dim=1, keepdim=True)
+    weight.copy_(torch.where(norms > bound, weight * (bound / norms), weight))
 
 
 def counts_by_class(labels: Tensor, hits: Tensor, classes: int) -> Tensor:

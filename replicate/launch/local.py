@@ -17,8 +17,8 @@ from replicate.engine.loop import DeviceData
 from replicate.engine.state import State
 from replicate.grid import Cell, epoch_work
 from replicate.launch.progress import Progress
-from replicate.measures import MEASURES
-from replicate.models import build
+from replicate.measures import MEASURES, applies
+from replicate.models import outline
 from replicate.protocol import SOURCES
 from replicate.record import Record, Store
 
@@ -140,11 +140,16 @@ def _measure(
     measures: Sequence[str],
 ) -> None:
     """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is there."""
-    missing = [name for name in measures if store.measure(name, record) is None]
+    programme = cell.programme
+    trained_key = programme.keys(edition)[-1]
+    missing = [
+        name
+        for name in measures
+        if applies(name, cell) and store.measure(name, record.source, edition, trained_key, cell.seed) is None
+    ]
     if not missing:
         return
-    programme = cell.programme
-    path = store.checkpoint(record.source, edition, record.programme_key, programme.length, cell.seed)
+    path = store.checkpoint(record.source, edition, trained_key, programme.length, cell.seed)
     if state is None and not path.exists():
         return
     data = materials.of(cell)
@@ -154,7 +159,9 @@ def _measure(
         if not state.restore(path):
             return
     for name in missing:
-        store.write_measure(name, record, MEASURES[name](state, data, cell))
+        # An empty one says that there is nothing to tell, so that it is not asked again.
+        told = MEASURES[name](state, data, cell) or {}
+        store.write_measure(name, record.source, edition, trained_key, cell.seed, told)
 
 
 def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
@@ -164,11 +171,10 @@ def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
     """
     numerics.reuse_memory()
     start = cell.programme.start
-    row = replace(cell.programme.epoch(cell.programme.length), sam_radius=None)
+    row = replace(cell.programme.epoch(1), sam_radius=None)
     numerics.enter(numerics.mode(start.network, device))
     state = loop.start(cell.programme, cell.seed, device)
-    for group in state.optimiser.param_groups:
-        group["lr"] = 1e-4
+    state.begin_epoch(replace(row, rate=1e-4))
     source = SOURCES[start.data.source]
     draw = torch.Generator().manual_seed(0)
     batch = row.feed.batch
@@ -185,9 +191,12 @@ def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
 
 
 def checkpoint_bytes(cell: Cell) -> int:
-    """Size of one checkpoint of this cell: weights, momentum and batch-norm statistics in 32-bit floats, and its history."""
-    model = build(cell.programme.start.network, cell.programme.start.head, torch.Generator().manual_seed(0))
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    statistics = sum(buffer.numel() for buffer in model.buffers())
-    classes = cell.programme.start.network.classes
-    return 4 * (2 * numbers + statistics) + 8 * cell.programme.length * (3 + 3 * classes)
+    """Size of one checkpoint of this cell: the network and its momentum in 32-bit floats, the best network so far where that is
+    handed over, and the history."""
+    start = cell.programme.start
+    model = outline(start.network, start.head)
+    network = sum(value.numel() for value in model.state_dict().values())
+    momentum = sum(parameter.numel() for _, parameter in model.trainable(None))
+    copies = 2 if cell.programme.epoch(cell.programme.length).hands_over else 1
+    history = 8 * cell.programme.length * (3 + 4 * start.network.classes) + 6 * start.data.images
+    return int(4 * (copies * network + momentum) + history)
