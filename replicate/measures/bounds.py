@@ -1,8 +1,7 @@
-"""Measures: numbers of a trained cell beyond accuracy, each kept in a file of its own so that a new one never retrains."""
+"""The data-dependent constants of the unified-bound paper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from replicate import losses
-from replicate.engine.loop import EVALUATION_BATCH, DeviceData
+from replicate.engine.loop import DeviceData, evaluation_batches
 from replicate.engine.state import State
 from replicate.grid import Cell
 from replicate.protocol import LDAM, Objective, VectorScaling
@@ -69,7 +68,8 @@ def class_bound(logits: Tensor, labels: Tensor, counts: list[int], objective: Ob
     }
 
 
-def _class_bound(state: State, data: DeviceData, cell: Cell) -> dict[str, Any]:
+def measure(state: State, data: DeviceData, cell: Cell) -> dict[str, Any]:
+    """:func:`class_bound` of the state after the last epoch, with that epoch and its balanced accuracy on test images."""
     row = cell.programme.epoch(cell.programme.length)
     logits = training_logits(state, data)
     told = class_bound(logits, data.train_labels, list(data.counts), row.objective)
@@ -84,11 +84,4 @@ def training_logits(state: State, data: DeviceData) -> Tensor:
     """Logits [N, C] of the training images in their stored order, in evaluation mode without augmentation."""
     model = state.model.eval()
     feeder = data.train(None)
-    count = len(data.train_labels)
-    return torch.cat(
-        [model(feeder.plain(first, min(first + EVALUATION_BATCH, count))) for first in range(0, count, EVALUATION_BATCH)]
-    )
-
-
-#: By name: a function of a trained state, its data and its cell, giving JSON data.
-MEASURES: dict[str, Callable[[State, DeviceData, Cell], dict[str, Any]]] = {"class_bound": _class_bound}
+    return torch.cat([model(feeder.plain(first, last)) for first, last in evaluation_batches(feeder)])
