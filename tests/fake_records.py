@@ -8,37 +8,67 @@ COLUMN = {column.name: column for column in PAPER.columns}
 OFFICIAL = {"cifar10": "official", "cifar100": "official", "digits": "official"}
 
 
-def record(halves, *, seed=0, size=100, validation=None, failed=None):
+def record(
+    halves, *, seed=0, size=100, validation=None, failed=None, stage_starts=(1,), adjusted=None, groups=None, images=None
+):
     """A Record whose halves of the test set have these correct counts, epoch by epoch, of ``size`` images each.
 
-    Counts are spread over two groups of classes, so that readers have to add them up.
+    Counts are spread over two groups of classes, so that readers have to add them up; every class has one image in each half.
+    With ``groups`` (name -> first class and the one after the last) counts are mappings from group to counts, and ``images``
+    are those of each group in a half and in the validation split. ``adjusted`` is a parameter, its values, then for ``handed
+    over`` and perhaps ``last`` an epoch, halves and validation counts for each value.
     """
+    few = size // 3
+    images = images or {"majority": size - few, "minority": few}
+    groups = groups or {"majority": (0, size - few), "minority": (size - few, size)}
 
     def split(counts):
+        if isinstance(counts, dict):
+            return {name: list(of_group) for name, of_group in counts.items()}
         return {"majority": [c - c // 3 for c in counts], "minority": [c // 3 for c in counts]}
 
-    epochs = len(halves[0])
+    def of_state(epoch, of_halves, of_validation=None):
+        told = {"epoch": epoch, "test": [split(counts) for counts in of_halves]}
+        return told if of_validation is None else {**told, "validation": split(of_validation)}
+
+    curves_of_half = [split(counts) for counts in halves]
+    epochs = len(next(iter(curves_of_half[0].values())))
     curves = {"loss": [1.0] * epochs, "rate": [0.1] * epochs, "seconds": [0.0] * epochs}
-    curves["test"] = [split(counts) for counts in halves]
-    totals = {"test": [{"majority": size - 40, "minority": 40} for _ in halves]}
+    curves["test"], totals = curves_of_half, {"test": [dict(images) for _ in halves]}
     if validation is not None:
-        curves["validation"], totals["validation"] = split(validation), {"majority": size - 40, "minority": 40}
+        curves["validation"], totals["validation"] = split(validation), dict(images)
+    if adjusted is not None:
+        parameter, values, *states = adjusted
+        told = [of_state(*state) for state in states]
+        adjusted = {"parameter": parameter, "values": list(values), "handed over": told[0], "last": told[-1]}
     return Record(
-        key="", seed=seed, programme_key="", source="cifar10", edition="official", spec={}, class_counts=[], groups={},
-        epochs=epochs, curves=curves, totals=totals, per_class={}, best={}, environment={}, fingerprint="", failed=failed,
+        key="", seed=seed, programme_key="", source="cifar10", edition="official", spec={}, class_counts=[],
+        groups={name: list(bounds) for name, bounds in groups.items()}, epochs=epochs, curves=curves, totals=totals,
+        per_class={}, best={}, environment={}, fingerprint="", failed=failed, stage_starts=list(stage_starts),
+        adjusted=adjusted,
     )  # fmt: skip
 
 
-def write(store, cell, halves, *, edition="official", validation=None, size=100, failed=None):
-    """Put such a Record into a store where ``cell`` belongs."""
-    made = record(halves, seed=cell.seed, size=size, validation=validation, failed=failed)
-    made.programme_key = cell.programme.keys(edition)[-1]
+def put(store, cell, made, *, edition="official"):
+    """Put a Record into a store where ``cell`` belongs."""
+    made.programme_key = cell.programme.key(edition)
     made.key = grid.cell_key(made.programme_key, cell.seed)
-    made.source, made.edition = cell.programme.start.data.source, edition
+    made.source, made.edition, made.seed = cell.programme.start.data.source, edition, cell.seed
     store.write(made)
+
+
+def write(store, cell, halves, *, edition="official", **how):
+    """Put a Record of :func:`record` into a store where ``cell`` belongs."""
+    put(store, cell, record(halves, **how), edition=edition)
 
 
 def write_level(store, cell, percent, *, edition="official"):
     """A Record of two epochs whose best test accuracy is ``percent``, to two decimals."""
     best = round(percent * 100)
     write(store, cell, [[best // 2 - 50, best - best // 2], [best // 2 - 50, best // 2]], size=5000, edition=edition)
+
+
+def measure(store, cell, name, told, *, edition="official"):
+    """Put a Measure of a cell's trained state into a store."""
+    source, key = cell.programme.start.data.source, cell.programme.keys(edition)[-1]
+    store.write_measure(name, source, edition, key, cell.seed, told)

@@ -1,7 +1,7 @@
 """The analysis printed from Measures alone."""
 
 import pytest
-from fake_records import COLUMN, OFFICIAL, write_level
+from fake_records import COLUMN, OFFICIAL, measure, write_level
 
 from papers.unified_bound import PAPER
 from replicate import grid
@@ -24,7 +24,7 @@ def measured(tmp_path):
     planned = grid.cells(PAPER, "table", columns=[COLUMN["cifar10-lt/100"]], methods=["CE", "CE+DRW"], seeds=(0, 1))
     for cell in planned[:3]:
         write_level(store, cell, 70.0)
-    store.write_measure(bounds.MEASURE, store.of(planned[0], "official"), TOLD)
+    measure(store, planned[0], bounds.MEASURE, TOLD)
     return store, planned
 
 

@@ -12,24 +12,27 @@ from replicate.errors import BadInput
 from replicate.report import published
 from replicate.report.published import FIELDS, Printed
 
+ACCURACY = "balanced_accuracy_pct"
+
 
 def test_table_1_has_119_legible_numbers_and_9_empty_ones():
     numbers = published.load("unified_bound", "table1.csv")
     assert len(numbers) == 128
     empty = {place for place, number in numbers.items() if number.value is None}
-    assert empty == {(f"w/o SAM/{row}", "CIFAR-100/LT/100") for row in ("CE", "LDAM", "VS")} | {
-        (f"w/ SAM/{row}", "CIFAR-10/LT/100") for row in ("CE+DRW", "LDAM+DRW", "VS", "CE+ADRW", "LDAM+ADRW", "VS+TLA+ADRW")
+    assert empty == {(f"w/o SAM/{row}", "CIFAR-100/LT/100", ACCURACY) for row in ("CE", "LDAM", "VS")} | {
+        (f"w/ SAM/{row}", "CIFAR-10/LT/100", ACCURACY)
+        for row in ("CE+DRW", "LDAM+DRW", "VS", "CE+ADRW", "LDAM+ADRW", "VS+TLA+ADRW")
     }
     assert all((number.std is None) == (number.value is None) for number in numbers.values())
 
 
 def test_a_number_is_kept_as_printed():
-    number = published.load("unified_bound", "table1.csv")["w/o SAM/LDAM", "CIFAR-100/Step/100"]
+    number = published.load("unified_bound", "table1.csv")["w/o SAM/LDAM", "CIFAR-100/Step/100", ACCURACY]
     assert (number.value, number.std, number.value_text, number.std_text) == (39.2, 0.0, "39.2", "0.0")
     assert (number.statistic, number.n, number.spread_kind) == ("mean", 5, "sd, kind not stated")
     assert (number.provenance, number.specified, number.decimals) == ("own", "full", 1)
     again = published.load("unified_bound", "released_code_readme.csv")
-    number = again["400 Epochs with tuned wd, SAM, and RandAug/CE", "CIFAR-10/LT/100"]
+    number = again["400 Epochs with tuned wd, SAM, and RandAug/CE", "CIFAR-10/LT/100", ACCURACY]
     assert (number.value_text, number.decimals, number.n) == ("79.75", 2, None)
 
 
@@ -37,7 +40,7 @@ def test_a_number_is_kept_as_printed():
 def test_every_file_is_read_whole_and_written_back_line_for_line(name):
     text = (files("papers") / "published" / "unified_bound" / name).read_text(encoding="utf-8")
     numbers = published.load("unified_bound", name)
-    assert published.write("unified_bound", [(*place, number) for place, number in numbers.items()]) == text
+    assert published.write("unified_bound", [(*place[:2], number) for place, number in numbers.items()]) == text
     assert len(numbers) == len(list(csv.reader(io.StringIO(text)))) - 1
 
 
@@ -54,9 +57,10 @@ PRINTED = st.builds(
 )
 
 
-@given(st.dictionaries(st.tuples(TEXT, TEXT), PRINTED, max_size=5))
+@given(st.lists(st.tuples(TEXT, TEXT, PRINTED), max_size=5, unique_by=lambda line: (line[0], line[1], line[2].metric)))
 def test_writing_and_reading_are_inverse(numbers):
-    assert published.parse(published.write("p", [(*place, number) for place, number in numbers.items()]), "x") == numbers
+    expected = {(row, path, number.metric): number for row, path, number in numbers}
+    assert published.parse(published.write("p", numbers), "x") == expected
 
 
 LINE = "p,Table 1,r,c,balanced_accuracy_pct,1.0,0.1,mean,5,,own,full,"

@@ -16,9 +16,10 @@ from replicate import grid
 from replicate.errors import BadInput
 from replicate.record import Store
 from replicate.report import formats, published, tables
-from replicate.report.selection import SELECTIONS, Replica, select
+from replicate.report.selection import SELECTIONS, Replica, choose
 
 C10, C100 = COLUMN["cifar10-lt/100"], COLUMN["cifar100-lt/100"]
+ACCURACY = "balanced_accuracy_pct"
 EDITIONS = {"digits": "official", "cifar10": "official", "cifar100": "0123456789ab"}
 
 
@@ -108,7 +109,7 @@ def expected(table):
         for block in table.blocks
         for row in block.rows
         for column in table.columns
-        for n in [numbers[f"{block.title}/{row.label}", "/".join(column.path)]]
+        for n in [numbers[f"{block.title}/{row.label}", "/".join(column.path), ACCURACY]]
     }
 
 
@@ -154,8 +155,11 @@ def test_text_has_spanning_heads_blocks_and_rules():
 
 def test_text_aligns_points_and_leaves_room_for_heads_over_narrow_columns():
     pair = CIFAR_COLUMNS[4:6]
-    values = {("w/o SAM", "CE", pair[0].name): replica(9.5), ("w/o SAM", "LDAM", pair[0].name): replica(10.5)}
-    values["w/o SAM", "CE", pair[1].name] = replica(1.0)
+    values = {
+        ("w/o SAM", "CE", pair[0].name, ACCURACY): replica(9.5),
+        ("w/o SAM", "LDAM", pair[0].name, ACCURACY): replica(10.5),
+    }
+    values["w/o SAM", "CE", pair[1].name, ACCURACY] = replica(1.0)
     lines = tables.render(PAPER, TABLE_1, values, "text", columns=pair, edition_of=OFFICIAL).splitlines()
     assert lines[2:5] == [" " * 13 + "- CIFAR-100 -", " " * 13 + "----- LT ----", " " * 13 + "100     10"]
     assert lines[8:10] == ["CE            9.5+   1.0", "LDAM         10.5*^"]
@@ -185,8 +189,8 @@ def replica(*values):
 
 def test_marks_are_for_best_second_best_and_best_baseline_of_each_block_as_printed():
     levels = {"CE": 70.04, "LDAM": 71.26, "VS": 71.34, "CE+ADRW": 73.0, "LDAM+ADRW": 71.31}
-    values = {("w/o SAM", label, C10.name): replica(level) for label, level in levels.items()}
-    values["w/ SAM", "VS", C10.name] = replica(90.0)  # alone in its block: nothing to beat
+    values = {("w/o SAM", label, C10.name, ACCURACY): replica(level) for label, level in levels.items()}
+    values["w/ SAM", "VS", C10.name, ACCURACY] = replica(90.0)  # alone in its block: nothing to beat
     shown = tables.render(PAPER, TABLE_1, values, "text", columns=[C10], edition_of=OFFICIAL)
     cells = [tuple(line.split()) for line in shown.splitlines() if re.search(r" \d\d\.\d", line)]
     assert cells == [
@@ -199,7 +203,7 @@ def test_marks_are_for_best_second_best_and_best_baseline_of_each_block_as_print
 
 
 def test_spread_is_written_in_each_formats_way():
-    values = {("w/o SAM", "CE", C10.name): replica(71.0, 72.0)}
+    values = {("w/o SAM", "CE", C10.name, ACCURACY): replica(71.0, 72.0)}
     told = {form: tables.render(PAPER, TABLE_1, values, form, columns=[C10], edition_of=OFFICIAL) for form in tables.FORMATS}
     assert "71.5±0.5" in told["text"] and "71.5<sub>±0.5</sub>" in told["markdown"] and "71.5$_{\\pm 0.5}$" in told["latex"]
     assert "71.5000,0.5000,mean,2,population sd,replica" in told["csv"]
@@ -240,9 +244,9 @@ def test_rows_take_the_records_of_their_method_column_and_edition(store):
     write_level(store, cells(C100, ["VS"])[0], 99.0)  # of another edition
     values, shown = show(store, columns=None)
     assert {key: number.values for key, number in values.items()} == {
-        ("w/o SAM", "CE", C100.name): {0: pytest.approx(40.0), 3: pytest.approx(43.0)},
-        ("w/o SAM", "LDAM", C100.name): {0: pytest.approx(41.0), 3: pytest.approx(44.0)},
-        ("w/ SAM", "VS", C100.name): {0: pytest.approx(42.0), 3: pytest.approx(45.0)},
+        ("w/o SAM", "CE", C100.name, ACCURACY): {0: pytest.approx(40.0), 3: pytest.approx(43.0)},
+        ("w/o SAM", "LDAM", C100.name, ACCURACY): {0: pytest.approx(41.0), 3: pytest.approx(44.0)},
+        ("w/ SAM", "VS", C100.name, ACCURACY): {0: pytest.approx(42.0), 3: pytest.approx(45.0)},
     }
     told = read_text(shown)
     assert told["w/ SAM", "VS", "CIFAR-100/LT/100"] == "43.5±1.5"
@@ -266,9 +270,9 @@ def test_one_value_of_nu_stands_for_a_row_and_the_csv_says_which(store):
         for cell in cells(C10, ["CE+ADRW"], seeds=(seed,)):
             write_level(store, cell, 70 + (cell.point == (("nu", 0.75),)) + 0.1 * seed)
     values, shown = show(store, "csv")
-    number = values["w/o SAM", "CE+ADRW", C10.name]
+    number = values["w/o SAM", "CE+ADRW", C10.name, ACCURACY]
     assert (number.points, number.mean, number.planned) == (((("nu", 0.75),),), pytest.approx(71.05), 6)
-    line = published.parse(shown, "x")["w/o SAM/CE+ADRW", "CIFAR-10/LT/100"]
+    line = published.parse(shown, "x")["w/o SAM/CE+ADRW", "CIFAR-10/LT/100", ACCURACY]
     assert "selection as-published; point nu=0.75; seed 0 epoch 2, seed 1 epoch 2; edition cifar10@official" in line.note
     assert (line.specified, line.provenance, line.n) == ("unpublished: nu", "replica", 2)
 
@@ -283,18 +287,18 @@ def test_failed_and_unfinished_grid_points_are_told_and_do_not_blank_their_row(s
             elif seed:
                 write(store, cell, [[1], [1]], failed=failed)
     values, shown = show(store)
-    assert values["w/o SAM", "CE+ADRW", C10.name].mean == pytest.approx(71.0)
+    assert values["w/o SAM", "CE+ADRW", C10.name, ACCURACY].mean == pytest.approx(71.0)
     told = squeezed(shown)
     assert "w/o SAM CE+ADRW nu=2 seed 1, CIFAR-10/LT/100; w/o SAM CE+ADRW nu=3 seed 1, CIFAR-10/LT/100." in told
     assert "4 of 6 for CIFAR-10/LT/100 (all rows)" in told
-    note = published.parse(show(store, "csv")[1], "x")["w/o SAM/CE+ADRW", "CIFAR-10/LT/100"].note
+    note = published.parse(show(store, "csv")[1], "x")["w/o SAM/CE+ADRW", "CIFAR-10/LT/100", ACCURACY].note
     assert "4 of 6 grid points competed; failed: nu=2 seed 1; failed: nu=3 seed 1" in note
 
 
 def test_a_row_whose_every_run_failed_is_empty_and_says_so(store):
     write(store, cells(C10, ["LDAM"])[0], [[1], [1]], failed={"epoch": 1, "loss": "inf"})
     values, shown = show(store)
-    assert values["w/o SAM", "LDAM", C10.name].mean is None
+    assert values["w/o SAM", "LDAM", C10.name, ACCURACY].mean is None
     assert read_text(shown)["w/o SAM", "LDAM", "CIFAR-10/LT/100"] == ""
     assert "Failed, and in no number: w/o SAM LDAM seed 0, CIFAR-10/LT/100." in shown
 
@@ -330,7 +334,7 @@ def test_quick_runs_have_keys_and_marks_of_their_own(store):
     write_level(store, cells(C10, ["CE"], quick=True)[0], 12.0)
     assert show(store)[0] == {}
     values, shown = show(store, quick=True)
-    assert list(values) == [("w/o SAM", "CE", C10.name)]
+    assert list(values) == [("w/o SAM", "CE", C10.name, ACCURACY)]
     assert shown.startswith("unified-bound: quick run of table 1.")
     assert f"QUICK RUN: epochs of every stretch {grid.QUICK_EPOCHS}, " in shown
     assert "never compared with a published number" in squeezed(shown)
@@ -341,7 +345,7 @@ def test_a_variant_has_a_table_of_its_own(store):
     write_level(store, cells(C10, ["CE"])[0], 71.0)
     write_level(store, cells(C10, ["CE"], variant="text")[0], 72.0)
     values, shown = show(store, variant="text")
-    assert values["w/o SAM", "CE", C10.name].mean == pytest.approx(72.0)
+    assert values["w/o SAM", "CE", C10.name, ACCURACY].mean == pytest.approx(72.0)
     assert "replica of table 1, variant text." in shown and "Variant text: learning-rate drops as worded" in shown
     assert "variant text" in show(store, "csv", variant="text")[1]
 
@@ -359,7 +363,7 @@ def test_the_tables_quirks_stand_under_it_wrapped(store):
 def test_selection_without_a_validation_split_says_so(store):
     write_level(store, cells(C10, ["CE"])[0], 71.0)
     values, shown = show(store, selection="best-on-validation")
-    assert values["w/o SAM", "CE", C10.name].mean is None
+    assert values["w/o SAM", "CE", C10.name, ACCURACY].mean is None
     assert "No validation split, so no number under this selection: CIFAR-10/LT/100." in squeezed(shown)
 
 
@@ -367,8 +371,8 @@ def test_another_grid_prints_in_the_tables_layout(store):
     for cell in grid.cells(PAPER, "full", columns=[C10], methods=["VS"]):
         write_level(store, cell, 75 + dict(cell.point)["tau"] - dict(cell.point)["gamma"])
     values, shown = show(store, grid="full")
-    assert values["w/o SAM", "VS", C10.name].points == ((("gamma", 0.05), ("tau", 2.0)),)
-    assert values["w/o SAM", "VS", C10.name].planned == 25
+    assert values["w/o SAM", "VS", C10.name, ACCURACY].points == ((("gamma", 0.05), ("tau", 2.0)),)
+    assert values["w/o SAM", "VS", C10.name, ACCURACY].planned == 25
     assert "Grid full (Table 1, the paper's whole search)" in shown
     with pytest.raises(BadInput, match=r"'wide'.*table, full"):
         show(store, grid="wide")
@@ -379,17 +383,21 @@ def test_methods_and_columns_narrow_what_is_read(store):
         write_level(store, cell, 70.0)
     told = {"selection": "last-epoch", "edition_of": EDITIONS}
     assert len(tables.replicas(store, PAPER, TABLE_1, **told)) == 3
-    assert list(tables.replicas(store, PAPER, TABLE_1, methods=["CE"], columns=[C10], **told)) == [("w/o SAM", "CE", C10.name)]
+    assert list(tables.replicas(store, PAPER, TABLE_1, methods=["CE"], columns=[C10], **told)) == [
+        ("w/o SAM", "CE", C10.name, ACCURACY)
+    ]
     with pytest.raises(BadInput, match="'cifar100'"):
         tables.replicas(store, PAPER, TABLE_1, selection="last-epoch", edition_of={"cifar10": "official"})
 
 
 def test_each_selection_reaches_the_table(store):
     write(store, cells(C10, ["CE"])[0], [[60, 50], [20, 40]])
-    key = ("w/o SAM", "CE", C10.name)
+    key = ("w/o SAM", "CE", C10.name, ACCURACY)
     told = {name: show(store, selection=name)[0][key] for name in SELECTIONS}
     runs = {(): {0: record([[60, 50], [20, 40]])}}
-    assert {name: number.values for name, number in told.items()} == {name: select(runs, name).values for name in SELECTIONS}
+    assert {name: number.values for name, number in told.items()} == {
+        name: choose(runs, name).replica().values for name in SELECTIONS
+    }
 
 
 def test_the_csv_of_replicas_is_read_back_and_printed_alike(store):
@@ -399,10 +407,10 @@ def test_the_csv_of_replicas_is_read_back_and_printed_alike(store):
     values, text = show(store, "csv")
     numbers = published.parse(text, "x")
     assert text.splitlines()[0] == ",".join(published.FIELDS) and len(numbers) == 16
-    for (block, label, _), ours in values.items():
-        there = numbers[f"{block}/{label}", "CIFAR-10/LT/100"]
+    for (block, label, *_), ours in values.items():
+        there = numbers[f"{block}/{label}", "CIFAR-10/LT/100", ACCURACY]
         assert (there.value, there.std, there.n) == (pytest.approx(ours.mean, abs=1e-4), pytest.approx(ours.sd, abs=1e-4), 3)
-    keys = {(f"{block}/{label}", "CIFAR-10/LT/100"): (block, label, name) for block, label, name in values}
+    keys = {(f"{key[0]}/{key[1]}", "CIFAR-10/LT/100", ACCURACY): key for key in values}
     again = tables.render(PAPER, TABLE_1, {keys[place]: number for place, number in numbers.items()}, "csv", columns=[C10])
     assert again == text
 
@@ -445,7 +453,7 @@ def test_the_committed_digits_table_is_what_its_committed_records_give():
         written = (folder / f"table1.digits.{suffix}").read_text(encoding="utf-8")
         assert tables.render(PAPER, PAPER.tables[0], values, form, **how) == written
     readme = (folder.parent.parent / "README.md").read_text(encoding="utf-8")
-    for (block, label, _), value in values.items():
+    for (block, label, *_), value in values.items():
         assert f"{value.mean:.1f}<sub>±{value.sd:.1f}</sub>" in next(
             line for line in readme.splitlines() if line.startswith(f"| {label} |")
         ), (block, label)

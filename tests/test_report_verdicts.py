@@ -16,6 +16,8 @@ from replicate.report.published import Printed
 from replicate.report.selection import Replica
 from replicate.report.verdicts import Summary, judge, levels, pool, sample_sd, summaries
 
+ACCURACY = "balanced_accuracy_pct"
+
 
 def replica(*values):
     epochs = {seed: (1,) for seed, _ in enumerate(values)}
@@ -173,7 +175,7 @@ def test_words_without_a_level_verdict():
         "no replica", "no published number", "neither number",
     ]  # fmt: skip
     assert {judge(*sides).word for sides in ((None, theirs), (ours, None), (None, None))} == {"missing"}
-    assert judge(ours, theirs, margin=None).word == "not comparable"
+    assert judge(ours, theirs, margin=None).word == "no rule"
 
 
 def test_margins():
@@ -181,6 +183,10 @@ def test_margins():
     assert verdicts.margin("balanced_accuracy_pct", ("ImageNet-LT", "All")) == (1.0, "linear")
     assert [verdicts.margin("top1_accuracy_pct", ("X", group))[0] for group in ("Many", "Medium", "Med.", "Few")] == [2.0] * 4
     assert verdicts.margin("FDR") == (math.log(1.25), "log") and verdicts.margin("logit") is None
+    assert verdicts.margin("FDR", ("CIFAR100-LT", "FDR", "Train")) == (math.log(1.25), "log")
+    assert verdicts.margin("accuracy_pct", ("CIFAR100-LT", "Accuracy", "Few")) == (2.0, "linear")
+    assert verdicts.margin("accuracy_pct", ("CIFAR100-LT", "Accuracy", "Average")) == (1.0, "linear")
+    assert verdicts.margin("mean of BN scale", ("C100", "WD")) is None
 
 
 def test_fdr_is_judged_by_its_ratio_and_only_where_the_spread_is_small():
@@ -195,6 +201,60 @@ def test_fdr_is_judged_by_its_ratio_and_only_where_the_spread_is_small():
     assert verdict(203.0, 205.0, 207.0, 204.0, 206.0).word == "higher"
     wild = verdict(40.0, 100.0, 160.0, 100.0, 100.0)
     assert wild.word == "open" and wild.seeds_needed is None and "sd/mean is 0.42" in wild.reason
+
+
+def test_log_verdicts_by_hand():
+    """Values 90, 100, 110: sample sd 10, s = 0.1 with 2 degrees of freedom; published 100 of 5 runs, population sd 17.9."""
+    key = ("", "a", "x", "FDR")
+    theirs = {key: printed(100.0, 0.2 * 100 * math.sqrt(4 / 5), kind="population sd")}
+    ours, other = summaries({key: replica(90.0, 100.0, 110.0)}, theirs, "log")[key]
+    assert (ours.value, ours.sd, ours.df, ours.ratio) == pytest.approx((math.log(100), 0.1, 2, 0.1))
+    assert (other.value, other.sd, other.df, other.ratio) == pytest.approx((math.log(100), 0.2, 4, 0.2))
+    error, df = verdicts.standard_error(ours, other)
+    a, b = 0.1**2 / 3, 0.2**2 / 5
+    assert (error, df) == pytest.approx((math.sqrt(a + b), (a + b) ** 2 / (a**2 / 2 + b**2 / 4)))
+    # t(5.92) = 1.947 at 90 %: 1.947 * 0.1065 = 0.2073 < ln 1.25 = 0.2231; a factor of 1.05 is ln 1.05 = 0.0488 too far.
+    told = judge(ours, other, margin=math.log(1.25))
+    assert told.word == "match" and told.interval90 == pytest.approx((-0.2073, 0.2073), abs=2e-3)
+    ours, other = summaries({key: replica(94.5, 105.0, 115.5)}, theirs, "log")[key]
+    told = judge(ours, other, margin=math.log(1.25))
+    assert told.word == "open" and told.difference == pytest.approx(math.log(1.05))
+    assert told.seeds_needed is None  # t(4) = 2.132 times the published 0.0894 alone is 0.191, and 0.191 + 0.049 > 0.223
+
+
+def test_a_published_discriminant_ratio_without_a_spread_gets_ours():
+    key = ("", "a", "x", "FDR")
+    ours, other = summaries({key: replica(96.0, 100.0, 104.0)}, {key: printed(150.0)}, "log")[key]
+    assert ours.sd == other.sd == 0.1 and (other.n, other.ratio) == (5, None)  # 0.04, raised to the floor
+    assert judge(ours, other, margin=math.log(1.25)).word == "lower"
+    ours, other = summaries({key: replica(100.0)}, {key: printed(150.0)}, "log")[key]
+    assert judge(ours, other, margin=math.log(1.25)).reason == "no spread is known in this column"
+
+
+def test_rows_whose_spread_says_nothing_on_the_log_scale_stay_out_of_pools_tests_and_orders():
+    calm, wild = ("", "a", "x", "FDR"), ("", "b", "x", "FDR")
+    mine = {calm: replica(98.0, 100.0, 102.0), wild: replica(10.0, 100.0, 190.0)}
+    told = summaries(mine, {calm: printed(50.0), wild: printed(400.0)}, "log")
+    assert told[calm][0].sd == 0.1 and told[calm][0].rows == 1 and told[wild][0].ratio == pytest.approx(0.9)
+    verdict = judge(*told[wild], margin=math.log(1.25))
+    assert (verdict.word, verdict.seeds_needed) == ("open", None) and "sd/mean is 0.90" in verdict.reason
+    assert verdicts.p_value(*told[wild]) is None and verdicts.p_value(*told[calm]) < 0.01
+    assert verdicts.ranking(told.values()) == (0, 0)
+    alone = summaries({wild: mine[wild]}, {wild: printed(100.0)}, "log")[wild]
+    assert alone[0].sd is None and "sd/mean is 0.90" in judge(*alone, margin=math.log(1.25)).reason
+    assert judge(*alone, margin=math.log(1.25), comparability="other split").word == "other split"
+
+
+def test_nothing_without_a_logarithm_is_compared_on_the_log_scale():
+    key = ("", "a", "x", "FDR")
+    assert summaries({key: replica(0.0, 1.0, 2.0)}, {key: printed(1.0)}, "log")[key][0] is None
+    assert summaries({key: replica(1.0, 2.0)}, {key: printed(0.0)}, "log")[key][1] is None
+
+
+def test_without_a_rule_the_difference_stands_alone():
+    told = judge(Summary(0.25, 5), Summary(0.19, 1), margin=None)
+    assert (told.word, told.interval90, told.seeds_needed) == ("no rule", None, None)
+    assert told.difference == pytest.approx(0.06) and told.reason == "no rule has a margin for this metric"
 
 
 # --- how many seeds ----------------------------------------------------------------------------------------------------
@@ -305,8 +365,8 @@ def second_run():
     """Key -> (second run, Table 1), both as summaries; the second run as if from 5 seeds, which it does not say."""
     readme = published.load("unified_bound", "released_code_readme.csv")
     again = {
-        ("w/o SAM", label, column.name): replace(
-            readme[f"200 Epochs with wd=0.0002 (standard setting)/{row}", tables.column_path(column)], n=5
+        ("w/o SAM", label, column.name, ACCURACY): replace(
+            readme[f"200 Epochs with wd=0.0002 (standard setting)/{row}", tables.column_path(column), ACCURACY], n=5
         )
         for column in CIFAR_COLUMNS
         for row, label in SECOND_RUN.items()
@@ -319,7 +379,9 @@ def test_the_second_run_differs_by_0_22_in_the_median_and_by_under_1_in_28_of_30
     apart = {key: abs(a.value - b.value) for key, (a, b) in second_run.items() if b is not None}
     assert len(apart) == 30
     assert 0.22 <= statistics.median(apart.values()) < 0.23
-    assert {key for key, d in apart.items() if d >= 1.0} == {("w/o SAM", "VS", f"cifar10-{p}/100") for p in ("lt", "step")}
+    assert {key for key, d in apart.items() if d >= 1.0} == {
+        ("w/o SAM", "VS", f"cifar10-{p}/100", ACCURACY) for p in ("lt", "step")
+    }
 
 
 def test_the_second_run_matches_apart_from_what_is_known_to_be_suspect(second_run):
@@ -327,7 +389,7 @@ def test_the_second_run_matches_apart_from_what_is_known_to_be_suspect(second_ru
     level = dict(zip(p_values, levels(list(p_values.values()), 119), strict=True))
     words = {key: judge(*second_run[key], level=level[key]).word for key in p_values}
     assert sorted(words.values()).count("match") == 25 and "lower" not in words.values()
-    assert {key[1:] for key, word in words.items() if word == "higher"} == {
+    assert {key[1:3] for key, word in words.items() if word == "higher"} == {
         ("VS", "cifar10-lt/100"), ("VS", "cifar10-step/100"), ("VS", "cifar10-step/10"),
     }  # fmt: skip
     # LDAM+DRW stands above the suspect VS of cifar10-step/100 in Table 1, and below it in the second run.

@@ -7,6 +7,7 @@ from typing import Any
 
 from replicate.grid import Cell
 from replicate.record import Store
+from replicate.report.trained import trained
 
 MEASURE = "class_bound"
 
@@ -21,21 +22,11 @@ def lines(
 
     Raises ``BadInput`` naming a file that is damaged.
     """
-    seen: set[str] = set()
-    seeds = {source: store.seeds(source, edition) for source, edition in edition_of.items()}
-    for cell in planned:
-        source = cell.programme.start.data.source
-        key = cell.programme.keys(edition_of[source])[-1]
-        if key in seen:
-            continue
-        seen.add(key)
-        label = " ".join((cell.method, *(f"{name}={value:g}" for name, value in cell.point)))
-        for seed in seeds[source].get(key[:24], ()):
-            record = store.record(source, edition_of[source], key, seed)
-            told = store.measure(MEASURE, record) if record is not None else None
-            if told is not None:
-                for values in _classes(told) if classes else (_run(told),):
-                    yield (label, cell.column.name, seed, *values)
+    for run in trained(store, planned, edition_of):
+        told = run.measure(MEASURE)
+        if told is not None:
+            for values in _classes(told) if classes else (_run(told),):
+                yield (*run.names, *values)
 
 
 def _run(told: Mapping[str, Any]) -> tuple[float, ...]:

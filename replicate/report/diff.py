@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from replicate.errors import BadInput
 from replicate.protocol import Column, Paper, Table
 from replicate.record import Store
-from replicate.report import formats, tables, verdicts
+from replicate.report import formats, published, tables, verdicts
 from replicate.report.published import Printed
-from replicate.report.selection import Replica, select
+from replicate.report.selection import Replica
 from replicate.report.verdicts import RULES, Verdict
 
 FORMATS = ("text", "markdown", "csv")
@@ -28,16 +29,13 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One place of a table. ``difference`` is replica minus published in points, of the selection shown; ``verdict`` is always
-    on the selection as-published, whose number is ``judged``. ``fully_specified``: the paper fixes the whole protocol.
-    A replica that is not comparable has no ``printed`` number beside it."""
+    """One number of a table. ``difference`` is replica minus published in the unit of the metric, or where margins are on the
+    log scale the ratio of the two, of the selection shown; ``verdict`` is always on the selection as-published, whose number is
+    ``judged``. ``fully_specified``: the paper fixes the whole protocol. A replica that is not comparable has no ``printed``
+    number beside it."""
 
-    paper: str
-    table: Table
-    block: str
-    row: str
-    baseline: bool
-    column: Column
+    paper: Paper
+    spot: tables.Spot
     replica: Replica | None
     judged: Replica | None
     printed: Printed | None
@@ -50,7 +48,22 @@ class Row:
 
     @property
     def key(self) -> tables.Key:
-        return self.block, self.row, self.column.name
+        return self.spot.key
+
+    @property
+    def label(self) -> str:
+        """Block title and row label."""
+        return tables.row_path(self.spot.block, self.spot.row.label)
+
+    @property
+    def path(self) -> str:
+        """Column and metric."""
+        return "/".join((*self.spot.column.path, *tables.metric_head(self.spot.table, self.spot.metric)))
+
+    @property
+    def scale(self) -> str:
+        """``"linear"``, or ``"log"`` where differences are ratios."""
+        return _rule(self.spot)[1]
 
 
 def compare(
@@ -66,7 +79,7 @@ def compare(
     columns: Sequence[Column] | None = None,
     grid: str | None = None,
 ) -> list[Row]:
-    """Every place of the table, in print order, columns outermost.
+    """Every number of the table, columns outermost, then metrics, then rows in print order; nothing of a descriptive table.
 
     ``comparability`` says of each data source whether the edition in use is ``"comparable"``, an ``"other split"`` or
     ``"not comparable"``. Raises ``BadInput`` as :func:`replicate.report.tables.replicas` does.
@@ -74,94 +87,97 @@ def compare(
     chosen = tuple(table.columns if columns is None else columns)
     replicas: dict[tables.Key, Replica] = {}
     judged: dict[tables.Key, Replica] = {}
-    for key, found in tables.runs(
+    for found in tables.runs(
         store, paper, table, edition_of=edition_of, variant=variant, quick=quick, columns=chosen, grid=grid
     ):
-        replicas[key] = select(found, selection)
-        judged[key] = replicas[key] if selection == "as-published" else select(found, "as-published")
-    printed = tables.printed(paper, table)
+        shown = found.replicas(paper, table, selection)
+        replicas |= shown
+        judged |= shown if selection == "as-published" else found.replicas(paper, table, "as-published")
+    numbers = tables.printed(paper, table)
 
     def standing(column: Column) -> str:
         return "not comparable" if quick or column.stand_in else comparability[column.data.source]
 
-    said = _verdicts(table, chosen, judged, printed, {column.name: standing(column) for column in chosen})
+    spots = _by_column(tables.spots(table, chosen), table, chosen)
+    said = _verdicts(spots, judged, numbers, {column.name: standing(column) for column in chosen})
     rows = []
-    for column in chosen:
-        apart = standing(column) == "not comparable"
-        for block in table.blocks:
-            for row in block.rows:
-                key = block.title, row.label, column.name
-                replica, number = replicas.get(key), None if apart else printed.get(key)
-                rows.append(
-                    Row(
-                        paper=paper.command,
-                        table=table,
-                        block=block.title,
-                        row=row.label,
-                        baseline=row.baseline,
-                        column=column,
-                        replica=replica,
-                        judged=judged.get(key),
-                        printed=number,
-                        difference=_difference(replica, number),
-                        verdict=said[key],
-                        fully_specified=key in printed and printed[key].specified == "full",
-                        edition=f"{column.data.source}@{edition_of[column.data.source]}",
-                        variant=None if column.stand_in else variant,
-                        quick=quick,
-                    )
-                )
+    for spot in spots:
+        source, key = spot.column.data.source, spot.key
+        replica = replicas.get(key)
+        number = None if standing(spot.column) == "not comparable" else numbers.get(key)
+        rows.append(
+            Row(
+                paper=paper,
+                spot=spot,
+                replica=replica,
+                judged=judged.get(key),
+                printed=number,
+                difference=_difference(replica, number, _rule(spot)[1]),
+                verdict=said[key],
+                fully_specified=key in numbers and numbers[key].specified == "full",
+                edition=f"{source}@{edition_of[source]}",
+                variant=None if spot.column.stand_in else variant,
+                quick=quick,
+            )
+        )
     return rows
 
 
-def _difference(replica: Replica | None, number: Printed | None) -> float | None:
+def _by_column(spots: Iterable[tables.Spot], table: Table, columns: Sequence[Column]) -> list[tables.Spot]:
+    place = {column.name: number for number, column in enumerate(columns)}
+    return sorted(spots, key=lambda spot: (place[spot.column.name], table.metrics.index(spot.metric)))
+
+
+def _rule(spot: tables.Spot) -> tuple[float | None, str]:
+    """Margin and scale; no margin where no rule covers the metric."""
+    return verdicts.margin(spot.metric.kind, (*spot.column.path, *spot.metric.path)) or (None, "linear")
+
+
+def _difference(replica: Replica | None, number: Printed | None, scale: str) -> float | None:
     if replica is None or number is None or replica.mean is None or number.value is None:
         return None
-    return replica.mean - number.value
+    return replica.mean / number.value if scale == "log" else replica.mean - number.value
 
 
 def _verdicts(
-    table: Table,
-    columns: Iterable[Column],
+    spots: Sequence[tables.Spot],
     replicas: Mapping[tables.Key, Replica],
     printed: Mapping[tables.Key, Printed],
     standing: Mapping[str, str],
 ) -> dict[tables.Key, Verdict]:
-    """The verdict of every place of these columns; Holm's family is every number that the table prints as its own."""
+    """The verdict of every spot; Holm's family is every number that the table prints as its own."""
     sides: dict[tables.Key, tuple[verdicts.Summary | None, verdicts.Summary | None]] = {}
-    margins: dict[str, float | None] = {}
-    for column in columns:
-        margins[column.name], scale = verdicts.margin(table.metric, column.path) or (None, "linear")
+    for _, alike in itertools.groupby(spots, key=lambda spot: spot.key[2:]):
+        here = {spot.key: spot for spot in alike}
         sides |= verdicts.summaries(
-            {key: replica for key, replica in replicas.items() if key[2] == column.name},
-            {key: number for key, number in printed.items() if key[2] == column.name},
-            scale,
+            {key: replicas[key] for key in here if key in replicas},
+            {key: printed[key] for key in here if key in printed},
+            _rule(next(iter(here.values())))[1],
         )
     quoted = {key for key, number in printed.items() if number.provenance == "quoted"}
     family = sum(number.value is not None and key not in quoted for key, number in printed.items())
     tested: dict[tables.Key, float] = {}
-    for key, (ours, theirs) in sides.items():
-        if ours is not None and theirs is not None and key not in quoted and standing[key[2]] == "comparable":
+    for spot in spots:
+        ours, theirs = sides.get(spot.key, (None, None))
+        comparable = spot.key not in quoted and standing[spot.column.name] == "comparable" and _rule(spot)[0] is not None
+        if ours is not None and theirs is not None and comparable:
             p = verdicts.p_value(ours, theirs)
-            if p is not None and margins[key[2]] is not None:
-                tested[key] = p
+            if p is not None:
+                tested[spot.key] = p
     # A place that cannot be rejected (too few seeds, say) still counts; its interval is as wide as the first step's.
     first = verdicts.ALPHA / max(family, 1)
     level = dict(zip(tested, verdicts.levels(list(tested.values()), family), strict=True))
     found = {}
-    for column in columns:
-        for block in table.blocks:
-            for row in block.rows:
-                key = block.title, row.label, column.name
-                ours, theirs = sides.get(key, (None, None))
-                found[key] = verdicts.judge(
-                    ours,
-                    theirs,
-                    margin=margins[column.name],
-                    level=level.get(key, first),
-                    comparability=standing[column.name],
-                    quoted=key in quoted,
-                )
+    for spot in spots:
+        ours, theirs = sides.get(spot.key, (None, None))
+        found[spot.key] = verdicts.judge(
+            ours,
+            theirs,
+            margin=_rule(spot)[0],
+            level=level.get(spot.key, first),
+            comparability=standing[spot.column.name],
+            quoted=spot.key in quoted,
+        )
     return found
 
 
@@ -175,7 +191,7 @@ def exit_code(rows: Iterable[Row]) -> int:
 
 def render(rows: Sequence[Row], format: str) -> str:
     """The comparison as ``text``, ``markdown`` or ``csv``, ending with a line feed; the first two with the order of methods,
-    the claimed gains and the rules. Raises ``BadInput`` for another format."""
+    the claimed gains, what is said of single published numbers, and the rules. Raises ``BadInput`` for another format."""
     if format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     if format == "csv":
@@ -185,14 +201,14 @@ def render(rows: Sequence[Row], format: str) -> str:
     markdown = format == "markdown"
     lines = [f"**{_title(rows)}**" if markdown else _title(rows)] if rows else []
     heads = ("row", "replica", "seeds", "published", "difference", "90 % interval", "verdict")
-    for column, alike in itertools.groupby(rows, key=lambda row: row.column):
+    for path, alike in itertools.groupby(rows, key=lambda row: row.path):
         here = list(alike)
-        path = tables.column_path(column)
         lines += ["", f"### {path}" if markdown else path]
         if all(row.replica is None for row in here):
             lines.append("No Records." if not markdown else "\nNo Records.")
             continue
-        shown = [_line(row) for row in here]
+        digits = _decimals(here[0])
+        shown = [_line(row, digits) for row in here]
         if markdown:
             shown = [tuple(formats.escape_markdown(text) for text in line) for line in shown]
         aligned = ("left", "right", "right", "right", "right", "left", "left")
@@ -201,7 +217,7 @@ def render(rows: Sequence[Row], format: str) -> str:
         for claim in _claims(here):
             lines += _wrapped(claim, markdown)
     lines.append("")
-    for note in (*_counts(rows), *RULES.splitlines()):
+    for note in (*_counts(rows), *_remarks(rows), *RULES.splitlines()):
         lines += _wrapped(note, markdown)
     return "\n".join(lines) + "\n"
 
@@ -217,28 +233,41 @@ def _title(rows: Sequence[Row]) -> str:
     selections = dict.fromkeys(r.replica.selection for r in rows if r.replica is not None)
     marks = [*selections, *dict.fromkeys(r.edition for r in rows)]
     marks += [f"variant {row.variant}"] * bool(row.variant) + ["QUICK RUN"] * row.quick
-    marks += ["STAND-IN"] * any(r.column.stand_in for r in rows)
-    return f"{row.paper}: table {row.table.number}, replica against published ({', '.join(marks)})"
+    marks += ["STAND-IN"] * any(r.spot.column.stand_in for r in rows)
+    return f"{row.paper.command}: table {row.spot.table.number}, replica against published ({', '.join(marks)})"
 
 
-def _line(row: Row) -> tuple[str, ...]:
+def _decimals(row: Row) -> int:
+    """Digits after the point of replicas: two where margins are known, else one more than the paper prints."""
+    metric = row.spot.metric
+    return 2 if _rule(row.spot)[0] is not None else tables.decimals(row.paper, row.spot.table, metric.kind) + 1
+
+
+def _line(row: Row, digits: int) -> tuple[str, ...]:
     replica, number, verdict = row.replica, row.printed, row.verdict
-    ours = (
-        ""
-        if replica is None or replica.mean is None
-        else f"{replica.mean:.2f}" + ("" if replica.sd is None else f"±{replica.sd:.2f}")
-    )
-    theirs = "" if number is None else number.value_text + (f"±{number.std_text}" if number.std_text else "")
-    interval = "[{:+.2f}, {:+.2f}]".format(*verdict.interval90) if verdict.interval90 else ""
+    kind = row.spot.metric.kind
+    interval = ""
+    if verdict.interval90:
+        interval = "[{}, {}]".format(*(_apart(end, row.scale, digits) for end in _ends(verdict.interval90, row.scale)))
     return (
-        f"{row.block}/{row.row}" if row.block else row.row,
-        ours,
+        row.label,
+        formats.plain(tables.entry(replica, kind, digits)),
         str(replica.n) if replica is not None and replica.n else "",
-        theirs,
-        "" if row.difference is None else f"{row.difference:+.2f}",
+        formats.plain(tables.entry(number, kind, digits)),
+        "" if row.difference is None else _apart(row.difference, row.scale, digits),
         interval,
         _said(row),
     )
+
+
+def _ends(interval: tuple[float, float], scale: str) -> tuple[float, float]:
+    """An interval of logarithms as one of ratios."""
+    low, high = interval
+    return (math.exp(low), math.exp(high)) if scale == "log" else interval
+
+
+def _apart(difference: float, scale: str, digits: int) -> str:
+    return f"×{difference:.{digits}f}" if scale == "log" else f"{difference:+.{digits}f}"
 
 
 def _said(row: Row) -> str:
@@ -252,20 +281,21 @@ def _said(row: Row) -> str:
 
 
 def _claims(rows: Sequence[Row]) -> Iterator[str]:
-    """Order and claimed gains of one column."""
+    """Order and claimed gains of one column; gains of accuracy over all classes alone."""
+    spot = rows[0].spot
     ours = {row.key: row.judged for row in rows if row.judged is not None}
     theirs = {row.key: row.printed for row in rows if row.printed is not None}
-    if not ours or not theirs:
+    if not ours or not theirs or _rule(spot)[0] is None:
         return
-    column = rows[0].column
-    scale = (verdicts.margin(rows[0].table.metric, column.path) or (None, "linear"))[1]
-    kept, separable = verdicts.ranking(verdicts.summaries(ours, theirs, scale).values())
+    kept, separable = verdicts.ranking(verdicts.summaries(ours, theirs, rows[0].scale).values())
     if separable:
         yield f"Order: {kept} of {separable} separable pairs keep their order."
-    for block, alike in itertools.groupby(rows, key=lambda row: row.block):
+    if rows[0].scale == "log" or spot.metric.group is not None:
+        return
+    for block, alike in itertools.groupby(rows, key=lambda row: row.spot.block.title):
         both = [row for row in alike if row.printed is not None and row.printed.value is not None]
         best = {
-            baseline: max((row for row in both if row.baseline is baseline), key=lambda row: row.printed.value, default=None)  # type: ignore[union-attr, return-value, arg-type]
+            baseline: max((row for row in both if row.spot.row.baseline is baseline), key=_published_value, default=None)
             for baseline in (True, False)
         }
         told = _gain(best[False], best[True])
@@ -273,19 +303,23 @@ def _claims(rows: Sequence[Row]) -> Iterator[str]:
             yield f"Gain{' ' if block else ''}{block}: {told}"
 
 
+def _published_value(row: Row) -> float:
+    assert row.printed is not None and row.printed.value is not None
+    return row.printed.value
+
+
 def _gain(proposed: Row | None, baseline: Row | None) -> str:
     """The claim that the best proposed row makes over the best baseline, and what remains of it."""
     if proposed is None or baseline is None or proposed.judged is None or baseline.judged is None:
         return ""
-    assert proposed.printed is not None and baseline.printed is not None
-    assert proposed.printed.value is not None and baseline.printed.value is not None
-    gain = verdicts.gain(proposed.judged.values, baseline.judged.values, proposed.printed.value - baseline.printed.value)
+    claimed = _published_value(proposed) - _published_value(baseline)
+    gain = verdicts.gain(proposed.judged.values, baseline.judged.values, claimed)
     if gain is None:
         return ""
     interval = "" if gain.interval is None else ", 95 % interval [{:+.2f}, {:+.2f}]".format(*gain.interval)
     return (
-        f"{proposed.row} over {baseline.row}: published {gain.claimed:+.2f}, here {gain.ours:+.2f} over {gain.seeds} "
-        f"seed{'s'[: gain.seeds != 1]}{interval}: {100 * gain.share:.0f} % remains."
+        f"{proposed.spot.row.label} over {baseline.spot.row.label}: published {gain.claimed:+.2f}, here {gain.ours:+.2f} over "
+        f"{gain.seeds} seed{'s'[: gain.seeds != 1]}{interval}: {100 * gain.share:.0f} % remains."
     )
 
 
@@ -296,6 +330,12 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{title}: {', '.join(f'{count} {word}' for word, count in words.most_common())}."
 
 
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+    shown = {row.spot.place for row in rows if row.printed is not None}
+    if shown:
+        yield from published.remarks(published.load(rows[0].paper.name, rows[0].spot.table.published), shown)
+
+
 def _csv(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
@@ -303,25 +343,25 @@ def _csv(rows: Sequence[Row]) -> str:
     for row in rows:
         replica, number, verdict = row.replica, row.printed, row.verdict
         marks = [row.edition]
-        marks += [f"variant {row.variant}"] * bool(row.variant) + ["quick"] * row.quick + ["stand-in"] * row.column.stand_in
+        marks += [f"variant {row.variant}"] * bool(row.variant) + ["quick"] * row.quick
+        marks += ["stand-in"] * row.spot.column.stand_in + ["ratios, not differences"] * (row.scale == "log")
+        ends = [
+            end
+            for interval in (verdict.interval90, verdict.interval95)
+            for end in (_ends(interval, row.scale) if interval else (None, None))
+        ]
         lines.writerow(
             (
-                row.paper.replace("-", "_"),
-                number.table if number is not None else f"Table {row.table.number}",
-                f"{row.block}/{row.row}" if row.block else row.row,
-                tables.column_path(row.column),
-                row.table.metric,
+                row.paper.name,
+                number.table if number is not None else f"Table {row.spot.table.number}",
+                *row.spot.place,
                 "" if replica is None else replica.selection,
-                _figure(None if replica is None else replica.mean),
-                _figure(None if replica is None else replica.sd),
+                *tables.figures(replica, row.spot.metric.kind),
                 "" if replica is None else replica.n,
                 "" if number is None else number.value_text,
                 "" if number is None else number.std_text,
                 "" if number is None or number.n is None else number.n,
-                *(
-                    _figure(x)
-                    for x in (row.difference, *(verdict.interval90 or (None, None)), *(verdict.interval95 or (None, None)))
-                ),
+                *("" if x is None else f"{x:.4f}" for x in (row.difference, *ends)),
                 verdict.word,
                 "" if verdict.seeds_needed is None else verdict.seeds_needed,
                 "fully specified" if row.fully_specified else "under our grid",
@@ -329,7 +369,3 @@ def _csv(rows: Sequence[Row]) -> str:
             )
         )
     return out.getvalue()
-
-
-def _figure(number: float | None) -> str:
-    return "" if number is None else f"{number:.4f}"

@@ -16,22 +16,32 @@ _TEXT_MARKS = dict(zip(MARKS, "*+^", strict=True))
 
 @dataclass(frozen=True)
 class Entry:
-    """A number ready for print: mean and spread as text, empty where there is none, and its marks of :data:`MARKS`."""
+    """A number ready for print: mean and spread as text, empty where there is none, times ten to the ``power`` where there is
+    one, and its marks of :data:`MARKS`."""
 
     mean: str = ""
     spread: str = ""
+    power: int | None = None
     marks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Heads [level][column], and blocks of groups of rows (label, entries), in print order; notes: paragraphs under it."""
+    """Heads [level][column], and blocks of groups of rows (labels, entries), in print order; notes: paragraphs under it.
+
+    Every row has equally many labels. ``ranked`` says among which numbers marks are given, empty where there is none."""
 
     title: str
     heads: Sequence[Sequence[str]]
-    blocks: Sequence[tuple[str, Sequence[Sequence[tuple[str, Sequence[Entry]]]]]]
+    blocks: Sequence[tuple[str, Sequence[Sequence[tuple[Sequence[str], Sequence[Entry]]]]]]
     notes: Sequence[str]
-    marked: bool
+    ranked: str
+
+    @property
+    def label_widths(self) -> list[int]:
+        """Characters of each column of labels; there is at least one."""
+        labels = [labels for _, groups in self.blocks for group in groups for labels, _ in group]
+        return [max(map(len, column)) for column in zip(*labels, strict=True)] or [0]
 
     @property
     def spans(self) -> list[list[tuple[str, int, int]]]:
@@ -55,7 +65,7 @@ class Sheet:
 def text(sheet: Sheet) -> str:
     """Columns as wide as the rule of dashes under the heads, two blanks apart."""
     rows = [row for _, groups in sheet.blocks for group in groups for row in group]
-    labels = max((len(label) for label, _ in rows), default=0)
+    labels = sheet.label_widths
     columns = list(range(len(sheet.heads[0])))
     means = [max(len(entries[c].mean) for _, entries in rows) for c in columns]
     widths = [max(len(sheet.heads[-1][c]), *(len(_text_entry(entries[c], means[c])) for _, entries in rows)) for c in columns]
@@ -68,8 +78,8 @@ def text(sheet: Sheet) -> str:
         for text, first, count in of_level:
             width = _span_width(widths, first, count)
             cells.append(text.ljust(width) if level == len(spans) - 1 or count == 1 else f" {text} ".center(width, "-"))
-        lines.append("  ".join([" " * labels, *cells]))
-    rule = "  ".join("-" * width for width in (labels, *widths))
+        lines.append("  ".join([*(" " * width for width in labels), *cells]))
+    rule = "  ".join("-" * width for width in (*labels, *widths))
     for number, (title, groups) in enumerate(sheet.blocks):
         lines.append(rule)
         if title:
@@ -78,14 +88,15 @@ def text(sheet: Sheet) -> str:
         for place, group in enumerate(groups):
             if place:
                 lines.append(rule)
-            for label, entries in group:
+            for names, entries in group:
+                named = [name.ljust(width) for name, width in zip(names, labels, strict=True)]
                 shown = [_text_entry(entries[c], means[c]).ljust(widths[c]) for c in columns]
-                lines.append("  ".join([label.ljust(labels), *shown]))
+                lines.append("  ".join([*named, *shown]))
         if number == len(sheet.blocks) - 1:
             lines.append(rule)
-    if sheet.marked:
+    if sheet.ranked:
         legend = ", ".join(f"{sign} {mark}" for mark, sign in _TEXT_MARKS.items())
-        lines.append(f"In each block and column: {legend}.")
+        lines.append(f"{sheet.ranked}: {legend}.")
     for note in sheet.notes:
         lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -98,8 +109,23 @@ def _span_width(widths: Sequence[int], first: int, count: int) -> int:
 def _text_entry(entry: Entry, width: int) -> str:
     if not entry.mean:
         return ""
+    marks = "".join(sign for mark, sign in _TEXT_MARKS.items() if mark in entry.marks)
+    return plain(entry, width) + marks
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain(entry: Entry, width: int = 0) -> str:
+    """A number without its marks, such as ``71.5±0.4``, ``1.28×10²`` or ``6.51±0.33 ×10²``; the mean right-aligned."""
     spread = f"±{entry.spread}" if entry.spread else ""
-    return entry.mean.rjust(width) + spread + "".join(sign for mark, sign in _TEXT_MARKS.items() if mark in entry.marks)
+    return entry.mean.rjust(width) + spread + _power(entry)
+
+
+def _power(entry: Entry) -> str:
+    if entry.power is None:
+        return ""
+    return f"{' ' if entry.spread else ''}×10{str(entry.power).translate(_RAISED)}"
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
@@ -108,28 +134,29 @@ def _text_entry(entry: Entry, width: int) -> str:
 def markdown(sheet: Sheet) -> str:
     """One header row a level; Markdown has neither spans nor rules, so a head stands over its first column, and an empty row
     separates groups."""
-    count = len(sheet.heads[0])
+    count, labels = len(sheet.heads[0]), len(sheet.label_widths)
+    empty = _markdown_row([""] * (labels + count))
     lines = [f"**{escape_markdown(sheet.title)}**", ""]
     for level, spans in enumerate(sheet.spans):
         cells = [""] * count
         for text, first, _ in spans:
             cells[first] = escape_markdown(text)
-        lines.append(_markdown_row("", cells))
+        lines.append(_markdown_row([*([""] * labels), *cells]))
         if level == 0:
-            lines.append("|:--" + "|--:" * count + "|")
+            lines.append("|:--" * labels + "|--:" * count + "|")
     for number, (title, groups) in enumerate(sheet.blocks):
         if title:
-            lines.append(_markdown_row(f"**{escape_markdown(title)}**", [""] * count))
+            lines.append(_markdown_row([f"**{escape_markdown(title)}**", *([""] * (labels - 1 + count))]))
         elif number:
-            lines.append(_markdown_row("", [""] * count))
+            lines.append(empty)
         for place, group in enumerate(groups):
             if place:
-                lines.append(_markdown_row("", [""] * count))
-            for label, entries in group:
-                lines.append(_markdown_row(escape_markdown(label), [_markdown_entry(entry) for entry in entries]))
+                lines.append(empty)
+            for names, entries in group:
+                lines.append(_markdown_row([*map(escape_markdown, names), *map(_markdown_entry, entries)]))
     lines.append("")
-    if sheet.marked:
-        lines.append("- In each block and column: **best**, *second best*, <u>best baseline</u>.")
+    if sheet.ranked:
+        lines.append(f"- {sheet.ranked}: **best**, *second best*, <u>best baseline</u>.")
     for note in sheet.notes:
         lines += textwrap.wrap(
             escape_markdown(note),
@@ -142,8 +169,8 @@ def markdown(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(label: str, cells: Iterable[str]) -> str:
-    return "| " + " | ".join([label, *cells]) + " |"
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -151,7 +178,7 @@ def _markdown_entry(entry: Entry) -> str:
     for mark, before, after in (("best", "**", "**"), ("second best", "*", "*"), ("best baseline", "<u>", "</u>")):
         if mark in entry.marks:
             text = f"{before}{text}{after}"
-    return text + (f"<sub>±{entry.spread}</sub>" if entry.spread else "")
+    return text + (f"<sub>±{entry.spread}</sub>" if entry.spread else "") + _power(entry)
 
 
 def escape_markdown(text: str) -> str:
@@ -164,13 +191,13 @@ def escape_markdown(text: str) -> str:
 
 def latex(sheet: Sheet) -> str:
     """A floating table* with its footnotes in a minipage."""
-    count = len(sheet.heads[0])
+    count, labels = len(sheet.heads[0]), len(sheet.label_widths)
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table*}",
         "\\centering",
         f"\\caption{{{escape_latex(sheet.title)}}}",
-        f"\\begin{{tabular}}{{l{'r' * count}}}",
+        f"\\begin{{tabular}}{{{'l' * labels}{'r' * count}}}",
         "\\toprule",
     ]
     spans = sheet.spans
@@ -179,20 +206,21 @@ def latex(sheet: Sheet) -> str:
             escape_latex(text) if columns == 1 else f"\\multicolumn{{{columns}}}{{c}}{{{escape_latex(text)}}}"
             for text, _, columns in of_level
         ]
-        lines.append(" & ".join(["", *cells]) + " \\\\")
+        lines.append(" & ".join([*([""] * labels), *cells]) + " \\\\")
         if level < len(spans) - 1:
-            lines.append(" ".join(f"\\cmidrule(lr){{{first + 2}-{first + columns + 1}}}" for _, first, columns in of_level))
+            rules = ((first + labels + 1, first + labels + columns) for _, first, columns in of_level)
+            lines.append(" ".join(f"\\cmidrule(lr){{{first}-{last}}}" for first, last in rules))
     for title, groups in sheet.blocks:
         if title:
-            lines += ["\\midrule", f"\\multicolumn{{{count + 1}}}{{l}}{{\\textit{{{escape_latex(title)}}}}} \\\\"]
+            lines += ["\\midrule", f"\\multicolumn{{{labels + count}}}{{l}}{{\\textit{{{escape_latex(title)}}}}} \\\\"]
         for group in groups:
             lines.append("\\midrule")
-            for label, entries in group:
-                lines.append(" & ".join([escape_latex(label), *(_latex_entry(entry) for entry in entries)]) + " \\\\")
+            for names, entries in group:
+                lines.append(" & ".join([*map(escape_latex, names), *map(_latex_entry, entries)]) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
     notes = [escape_latex(note) for note in sheet.notes]
-    if sheet.marked:
-        notes.insert(0, "In each block and column: \\textbf{best}, \\textit{second best}, \\underline{best baseline}.")
+    if sheet.ranked:
+        notes.insert(0, f"{sheet.ranked}: \\textbf{{best}}, \\textit{{second best}}, \\underline{{best baseline}}.")
     lines += ["", "\\smallskip", "\\begin{minipage}{\\linewidth}", "\\footnotesize"]
     for note in notes:
         lines += [*textwrap.wrap(note, WIDTH, break_on_hyphens=False, break_long_words=False), ""]
@@ -204,7 +232,12 @@ def _latex_entry(entry: Entry) -> str:
     for mark, command in (("best", "textbf"), ("second best", "textit"), ("best baseline", "underline")):
         if mark in entry.marks:
             text = f"\\{command}{{{text}}}"
-    return text + (f"$_{{\\pm {entry.spread}}}$" if entry.spread else "")
+    rest = f"_{{\\pm {entry.spread}}}" if entry.spread else ""
+    if entry.power is not None:
+        rest += f"\\times10^{{{entry.power}}}"
+        if not entry.marks:  # a mark is set in text, a bare mantissa with its power
+            return f"${text}{rest}$"
+    return text + (f"${rest}$" if rest else "")
 
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {

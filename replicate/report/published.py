@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,10 +24,20 @@ FIELDS = (
     "statistic", "n", "spread_kind", "provenance", "specified", "note",
 )  # fmt: skip
 
+#: Where a number is printed: row such as ``w/o SAM/CE`` (block title, label), column path such as ``CIFAR-10/LT/100``, metric.
+#: One row and path may hold several metrics.
+Place = tuple[str, str, str]
+
+#: The metric of tables that compare methods in words.
+WORDS = "component"
+#: What a note says of nearly every number; anything else is about a few of them.
+_USUAL = re.compile(r"mean over \d+ seeds|std not printed")
+
 
 @dataclass(frozen=True)
 class Printed:
-    """One number as it is printed. ``value`` and ``std`` are None where nothing legible is; units are those of ``metric``.
+    """One number as it is printed. ``value`` and ``std`` are None where nothing legible is, and where ``metric`` is
+    :data:`WORDS`; units are those of ``metric``.
 
     ``statistic``: ``"mean"`` or ``"best"``, of ``n`` runs (None: not stated). ``spread_kind``: what ``std`` is, in words.
     ``provenance``: ``"own"`` for the paper's own runs, ``"quoted"`` for numbers that it takes from elsewhere, or who made
@@ -52,17 +63,16 @@ class Printed:
         return len(self.value_text.lower().partition("e")[0].partition(".")[2])
 
 
-def load(paper: str, name: str) -> Mapping[tuple[str, str], Printed]:
-    """The numbers of ``papers/published/<paper>/<name>``: (row, column path) -> number, in the file's order.
+def load(paper: str, name: str) -> Mapping[Place, Printed]:
+    """The numbers of ``papers/published/<paper>/<name>`` by their places, in the file's order.
 
-    Rows are such as ``w/o SAM/CE`` (block title, label), column paths such as ``CIFAR-10/LT/100``. Raises ``BadInput`` for a
-    file that is not there or cannot be read.
+    Raises ``BadInput`` for a file that is not there or cannot be read.
     """
     return _load(paper, name)
 
 
 @cache
-def _load(paper: str, name: str) -> Mapping[tuple[str, str], Printed]:
+def _load(paper: str, name: str) -> Mapping[Place, Printed]:
     folder = files("papers") / "published" / paper
     try:
         text = (folder / name).read_text(encoding="utf-8")
@@ -74,24 +84,25 @@ def _load(paper: str, name: str) -> Mapping[tuple[str, str], Printed]:
     return MappingProxyType(parse(text, f"papers/published/{paper}/{name}"))
 
 
-def parse(text: str, name: str) -> dict[tuple[str, str], Printed]:
-    """The numbers of a CSV in the format of :data:`FIELDS`: (row, column path) -> number. ``name`` is for messages.
+def parse(text: str, name: str) -> dict[Place, Printed]:
+    """The numbers of a CSV in the format of :data:`FIELDS` by their places. ``name`` is for messages.
 
     Raises ``BadInput`` for other columns, a number that is none, or a place that has two numbers.
     """
     lines = csv.DictReader(io.StringIO(text), restkey="")
     if tuple(lines.fieldnames or ()) != FIELDS:
         raise BadInput(f"file {name!r} has columns {lines.fieldnames}; allowed: {', '.join(FIELDS)}; mend its first line")
-    found: dict[tuple[str, str], Printed] = {}
+    found: dict[Place, Printed] = {}
     for line in lines:
-        place = line["row"], line["column_path"]
+        place = line["row"], line["column_path"], line["metric"]
         try:
             if None in line.values() or "" in line:
                 raise ValueError(f"not {len(FIELDS)} fields")
+            words = line["metric"] == WORDS
             printed = Printed(
                 table=line["table"],
                 metric=line["metric"],
-                value=_number(line["value"]),
+                value=None if words else _number(line["value"]),
                 std=_number(line["std"]),
                 value_text=line["value"],
                 std_text=line["std"],
@@ -108,7 +119,7 @@ def parse(text: str, name: str) -> dict[tuple[str, str], Printed]:
             ) from None
         if place in found:
             raise BadInput(
-                f"file {name!r}, line {lines.line_num}: {' at '.join(place)} is there twice; delete one of the lines"
+                f"file {name!r}, line {lines.line_num}: {' at '.join(place[:2])} is there twice; delete one of the lines"
             )
         found[place] = printed
     return found
@@ -133,3 +144,37 @@ def write(paper: str, numbers: Iterable[tuple[str, str, Printed]]) -> str:
              p.spread_kind, p.provenance, p.specified, p.note)
         )  # fmt: skip
     return out.getvalue()
+
+
+def remarks(numbers: Mapping[Place, Printed], shown: Collection[Place]) -> Iterator[str]:
+    """What the notes of ``numbers``, all of a table, say of some of those at the places ``shown``: a sentence for each set of
+    places. What is said of every number of the table is about its making, and left out."""
+    legible = [place for place, number in numbers.items() if number.value_text]
+    said: dict[str, list[Place]] = {}
+    for place in legible:
+        for words in numbers[place].note.split("; "):
+            if words and not _USUAL.match(words):
+                said.setdefault(words, []).append(place)
+    alike: dict[tuple[Place, ...], list[str]] = {}
+    for words, places in said.items():
+        here = tuple(place for place in places if place in shown)
+        if here and len(places) < len(legible):
+            alike.setdefault(here, []).append(words)
+    for of, parts in alike.items():
+        yield f"{_listed(of, shown)}: {'; '.join(parts)}."
+
+
+def _listed(places: Iterable[Place], shown: Collection[Place]) -> str:
+    """Places in words: a row alone where all that is shown of it is meant."""
+    of_row: dict[str, list[Place]] = {}
+    for place in places:
+        of_row.setdefault(place[0], []).append(place)
+    parts = []
+    for row, here in of_row.items():
+        whole = [place for place in shown if place[0] == row]
+        if len(here) == len(whole):
+            parts.append(row)
+            continue
+        twice = len({place[:2] for place in whole}) < len(whole)
+        parts.append(f"{row} ({', '.join(', '.join(place[1:]) if twice else place[1] for place in here)})")
+    return ", ".join(parts)

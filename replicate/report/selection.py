@@ -1,7 +1,7 @@
 """Which epoch and which hyper-parameters stand for a row: the four Selections, each by name and explicit.
 
-All read the same Records. What differs is which images were looked at for the two choices, and which images the reported
-number comes from.
+All read the same Records. What differs is which images were looked at for the choices, and which images the reported number
+comes from. Choices are made by balanced accuracy over all classes, whatever number is reported.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from replicate.errors import BadInput
+from replicate.protocol import BALANCED_ACCURACY, Metric
 from replicate.record import Record
 
 #: One point of a grid: the values of the names that vary over it, as in :attr:`replicate.grid.Cell.point`.
 Point = tuple[tuple[str, float], ...]
 #: The Records of one row and column: point -> seed -> Record. Points without a Record are there, empty: they were planned.
 Runs = Mapping[Point, Mapping[int, Record]]
+#: The number at the end of a way into a Measure (:attr:`replicate.protocol.Metric.measure`) for a point and seed, or None.
+Measured = Callable[[tuple[str, ...], Point, int], float | None]
 
-#: The Selections, in one sentence each.
+#: The Selections, in one sentence each, for a paper that chooses on the test set; see :func:`sentence`.
 SELECTIONS: Mapping[str, str] = {
     "as-published": "per seed the best epoch on the whole test set; one value of each unpublished parameter for a row and "
     "column, by the mean over seeds; ties to the earlier",
@@ -29,17 +32,29 @@ SELECTIONS: Mapping[str, str] = {
     "last-epoch": "the last epoch; one value of each unpublished parameter for a row and column, by the mean over seeds of the "
     "last epoch's test accuracy",
 }
+_ON_VALIDATION: Mapping[str, str] = {
+    "as-published": "per seed the best epoch on the validation split, reported on the test set; one value of each unpublished "
+    "parameter for a row and column, by the mean over seeds; ties to the earlier",
+    "cross-fitted": "epoch and parameters chosen as in as-published, but on one half of the test set, reported on the other "
+    "half, both ways round, averaged",
+}
+
+
+def sentence(selection: str, selects_on: str) -> str:
+    """What a Selection does, for a paper that chooses on the ``"test"`` set or on its ``"validation"`` split."""
+    return (_ON_VALIDATION if selects_on == "validation" else SELECTIONS).get(selection, SELECTIONS[selection])
 
 
 @dataclass(frozen=True)
 class Replica:
-    """Our number for one row and column, under one Selection.
+    """Our number for one row, column and metric, under one Selection.
 
-    ``values`` maps each seed to accuracy in percent, and is empty where every run failed or where the Selection needs a
-    validation split that the protocol does not have. ``points`` are the chosen grid points and ``epochs`` the chosen epochs of
-    each seed: one each, or for cross-fitting two, where halves differ. ``planned`` grid points, ``finished`` ones (with a
-    result of at least one seed) and ``competing`` ones (with the largest number of seeds) are counted; ``failed`` lists
-    (point, seed) of runs that broke off.
+    ``values`` maps each seed to accuracy in percent, or to a Measure's number in its own unit. It is empty where every run
+    failed or where the Selection needs a validation split that the protocol does not have; seeds whose Measure is not there are
+    ``unmeasured`` instead. ``points`` are the chosen grid points, an adjustment's value among them, and ``epochs`` the chosen
+    epochs of each seed, counted over the whole chain: one each, or for cross-fitting two, where halves differ. ``planned`` grid
+    points, ``finished`` ones (with a result of at least one seed) and ``competing`` ones (with the largest number of seeds) are
+    counted; ``failed`` lists (point, seed) of runs that broke off.
     """
 
     selection: str
@@ -50,31 +65,99 @@ class Replica:
     finished: int
     competing: int
     failed: tuple[tuple[Point, int], ...] = ()
+    unmeasured: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
-        """Seeds."""
+        """Seeds with a value."""
         return len(self.values)
 
     @cached_property
     def mean(self) -> float | None:
-        """Mean over seeds in percent; None without seeds."""
+        """Mean over seeds in the unit of ``values``; None without seeds."""
         return math.fsum(self.values.values()) / self.n if self.values else None
 
     @cached_property
     def sd(self) -> float | None:
-        """Population standard deviation over seeds in points (divided by n); None with fewer than two seeds."""
+        """Population standard deviation over seeds in the unit of ``values`` (divided by n); None with fewer than two seeds."""
         mean = self.mean
         if mean is None or self.n < 2:
             return None
         return math.sqrt(math.fsum((value - mean) ** 2 for value in self.values.values()) / self.n)
 
 
-def select(runs: Runs, selection: str) -> Replica:
-    """The number that stands for one row and column.
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the runs of a row and column: what was chosen, and on which images of the test set it is reported.
+
+    ``value`` is the place of the adjustment's chosen value, None without an adjustment; ``epochs`` are counted from 1; ``half``
+    of the test set, None: all of it. ``last``: adjustments of the last state, not of the one that was handed over."""
+
+    point: Point
+    value: int | None
+    epochs: Mapping[int, int]
+    half: int | None
+    last: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a Selection chose of the runs of one row and column; any number of metrics is then read from it.
+
+    ``readings``: none, one, or for cross-fitting two. The rest as in :class:`Replica`."""
+
+    selection: str
+    runs: Runs
+    readings: tuple[Reading, ...]
+    planned: int
+    finished: int
+    competing: int
+    failed: tuple[tuple[Point, int], ...]
+
+    def replica(self, metric: Metric = BALANCED_ACCURACY, measured: Measured = lambda measure, point, seed: None) -> Replica:
+        """Our number for a metric, averaged over the readings. Raises ``KeyError`` for a group that a Record does not have."""
+        seeds = [seed for seed in self.readings[0].epochs] if self.readings else []
+        values: dict[int, float] = {}
+        for seed in seeds:
+            parts = [self._number(reading, seed, metric, measured) for reading in self.readings]
+            told = [part for part in parts if part is not None]
+            if len(told) == len(parts):
+                values[seed] = math.fsum(told) / len(told)
+        return Replica(
+            selection=self.selection,
+            values=values,
+            points=tuple(dict.fromkeys(self._point(reading) for reading in self.readings)),
+            epochs={seed: tuple(reading.epochs[seed] for reading in self.readings) for seed in seeds},
+            planned=self.planned,
+            finished=self.finished,
+            competing=self.competing,
+            failed=self.failed,
+            unmeasured=tuple(seed for seed in seeds if seed not in values),
+        )
+
+    def _number(self, reading: Reading, seed: int, metric: Metric, measured: Measured) -> float | None:
+        if metric.measure is not None:
+            return measured(metric.measure, reading.point, seed)
+        record = self.runs[reading.point][seed]
+        if reading.value is None:
+            return 100 * record.accuracy("test", half=reading.half, group=metric.group)[reading.epochs[seed] - 1]
+        adjusted = record.adjusted_accuracy("test", half=reading.half, group=metric.group, last=reading.last)
+        return 100 * adjusted[reading.value]
+
+    def _point(self, reading: Reading) -> Point:
+        """The grid point, and the adjustment's value as one more coordinate."""
+        adjusted = next(iter(self.runs[reading.point].values())).adjusted
+        if reading.value is None or adjusted is None:
+            return reading.point
+        return (*reading.point, (adjusted["parameter"], adjusted["values"][reading.value]))
+
+
+def choose(runs: Runs, selection: str, selects_on: str = "test") -> Choice:
+    """What stands for one row and column. ``selects_on`` is what the paper chooses by: ``"test"`` or ``"validation"``.
 
     Records that failed are left out and counted. Only points with the largest number of finished seeds compete, so that a point
-    that is unfinished or failing never blanks its row. Raises ``BadInput`` for an unknown Selection.
+    that is unfinished or failing never blanks its row. An adjustment's value is chosen last, by the same rule on the same
+    images. Raises ``BadInput`` for an unknown Selection.
     """
     if selection not in SELECTIONS:
         raise BadInput(f"selection {selection!r} is unknown; allowed: {', '.join(SELECTIONS)}")
@@ -88,12 +171,10 @@ def select(runs: Runs, selection: str) -> Replica:
                 failed.append((point, seed))
     most = max((len(of_seed) for of_seed in finished.values()), default=0)
     competing = {point: of_seed for point, of_seed in finished.items() if len(of_seed) == most}
-    points, values, epochs = _CHOOSE[selection](competing) if competing else ((), {}, {})
-    return Replica(
+    return Choice(
         selection=selection,
-        values={seed: 100 * value for seed, value in values.items()},
-        points=points,
-        epochs=epochs,
+        runs=runs,
+        readings=_readings(competing, selection, selects_on) if competing else (),
         planned=len(runs),
         finished=len(finished),
         competing=len(competing),
@@ -101,71 +182,45 @@ def select(runs: Runs, selection: str) -> Replica:
     )
 
 
-Finished = Mapping[Point, Mapping[int, Record]]
-#: Chosen points, the share of correct images of each seed, its chosen epochs (counted from 1).
-Chosen = tuple[tuple[Point, ...], dict[int, float], dict[int, tuple[int, ...]]]
+def _readings(runs: Runs, selection: str, selects_on: str) -> tuple[Reading, ...]:
+    if selection == "cross-fitted":
+        # Both halves must come from the same seeds to be averaged; points of equally many but other seeds stay out.
+        seeds = next(iter(runs.values())).keys()
+        runs = {point: of_seed for point, of_seed in runs.items() if of_seed.keys() == seeds}
+        return tuple(_reading(runs, "test", half, 1 - half) for half in (0, 1))
+    if selection == "last-epoch":
+        return (_reading(runs, "test", last=True),)
+    split = "validation" if selection == "best-on-validation" else selects_on
+    if not all(record.accuracy(split) for of_seed in runs.values() for record in of_seed.values()):
+        return ()
+    return (_reading(runs, split),)
 
 
-def _as_published(runs: Finished) -> Chosen:
-    return _best(runs, _test, _test)
-
-
-def _best_on_validation(runs: Finished) -> Chosen:
-    if not all(record.accuracy("validation") for of_seed in runs.values() for record in of_seed.values()):
-        return (), {}, {}
-    return _best(runs, lambda record: record.accuracy("validation"), _test)
-
-
-def _cross_fitted(runs: Finished) -> Chosen:
-    # Both halves must come from the same seeds to be averaged; points of equally many but other seeds stay out.
-    seeds = next(iter(runs.values())).keys()
-    runs = {point: of_seed for point, of_seed in runs.items() if of_seed.keys() == seeds}
-    (one, first, early), (other, second, late) = (_best(runs, _half(h), _half(1 - h)) for h in (0, 1))
-    return (
-        tuple(dict.fromkeys(one + other)),
-        {seed: (first[seed] + second[seed]) / 2 for seed in first},
-        {seed: early[seed] + late[seed] for seed in early},
-    )
-
-
-def _last_epoch(runs: Finished) -> Chosen:
-    values = {point: {seed: record.accuracy("test")[-1] for seed, record in of_seed.items()} for point, of_seed in runs.items()}
-    point = _earliest_best({point: list(of_seed.values()) for point, of_seed in values.items()})
-    return (point,), values[point], {seed: (record.epochs,) for seed, record in runs[point].items()}
-
-
-def _test(record: Record) -> list[float]:
-    return record.accuracy("test")
-
-
-def _half(half: int) -> Callable[[Record], list[float]]:
-    return lambda record: record.accuracy("test", half=half)
-
-
-def _best(runs: Finished, seen: Callable[[Record], list[float]], reported: Callable[[Record], list[float]]) -> Chosen:
-    """Epoch by seed, then point by the mean over seeds, both on ``seen``; values from ``reported``."""
+def _reading(runs: Runs, split: str, seen: int | None = None, reported: int | None = None, last: bool = False) -> Reading:
+    """Epoch by seed, within the last stage, then point and then adjustment by the mean over seeds: all on ``split``, or on the
+    half ``seen`` of it. ``last`` leaves no epoch to choose."""
     epochs: dict[Point, dict[int, int]] = {}
     levels: dict[Point, list[float]] = {}
     for point, of_seed in runs.items():
         epochs[point], levels[point] = {}, []
         for seed, record in of_seed.items():
-            curve = seen(record)
-            best = max(curve)
-            epochs[point][seed] = curve.index(best)
-            levels[point].append(best)
-    point = _earliest_best(levels)
-    values = {seed: reported(record)[epochs[point][seed]] for seed, record in runs[point].items()}
-    return (point,), values, {seed: (epoch + 1,) for seed, epoch in epochs[point].items()}
+            curve = record.accuracy(split, half=seen)
+            first = len(curve) if last else record.stage_starts[-1]
+            epoch = first + _earliest_best([[value] for value in curve[first - 1 :]])
+            epochs[point][seed] = epoch
+            levels[point].append(curve[epoch - 1])
+    point = list(levels)[_earliest_best(list(levels.values()))]
+    curves = [record.adjusted_accuracy(split, half=seen, last=last) for record in runs[point].values()]
+    by_value = list(zip(*curves, strict=True))
+    if not by_value:
+        return Reading(point, None, epochs[point], reported, last)
+    state = "last" if last else "handed over"
+    of_state = {seed: record.adjusted[state]["epoch"] for seed, record in runs[point].items() if record.adjusted is not None}
+    return Reading(point, _earliest_best(by_value), of_state, reported, last)
 
 
-def _earliest_best(levels: Mapping[Point, Sequence[float]]) -> Point:
+def _earliest_best(levels: Sequence[Sequence[float]]) -> int:
+    """The first place with the largest mean."""
     # Equal sums of counts may differ in the last bit of their shares; rounding makes such ties ties.
-    return max(levels, key=lambda point: round(math.fsum(levels[point]) / len(levels[point]), 10))
-
-
-_CHOOSE: Mapping[str, Callable[[Finished], Chosen]] = {
-    "as-published": _as_published,
-    "cross-fitted": _cross_fitted,
-    "best-on-validation": _best_on_validation,
-    "last-epoch": _last_epoch,
-}
+    means = [round(math.fsum(level) / len(level), 10) for level in levels]
+    return means.index(max(means))

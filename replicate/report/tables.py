@@ -1,41 +1,105 @@
 """Tables in the published layout, of published numbers or of ours, as text, Markdown, CSV or LaTeX. No torch, no pandas.
 
-A table is filled from a mapping (block title, row label, column name) -> number. :func:`printed` and :func:`replicas` make
-such mappings in the same key space, so that one renderer prints either. What is not in the mapping stays empty.
+A table is filled from a mapping (block title, row label, column name, metric name) -> number. :func:`printed` and
+:func:`replicas` make such mappings in the same key space, so that one renderer prints either. What is not in the mapping stays
+empty.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache, cached_property
+from typing import Any
 
 from replicate import grid as grids
 from replicate.errors import BadInput
-from replicate.protocol import Block, Column, Paper, Table
+from replicate.protocol import Block, Column, Metric, Paper, Row, Table
 from replicate.record import Record, Store
 from replicate.report import formats, published
 from replicate.report.formats import Entry, Sheet
-from replicate.report.published import Printed
-from replicate.report.selection import SELECTIONS, Point, Replica, Runs, select
+from replicate.report.published import Place, Printed
+from replicate.report.selection import Measured, Point, Replica, Runs, choose, sentence
+from replicate.report.verdicts import margin
 
 FORMATS = ("text", "markdown", "csv", "latex")
 
-#: Block title, row label, column name.
-Key = tuple[str, str, str]
+#: Block title, row label, column name, metric name (:func:`metric_name`).
+Key = tuple[str, str, str, str]
+#: A key without the metric: what one set of runs stands behind.
+RunKey = tuple[str, str, str]
 Number = Replica | Printed
+
+POWERS_OF_TEN = "FDR"  # the kind of metric that is printed so
+_KINDS = {"balanced_accuracy_pct": "balanced accuracy (%)", "accuracy_pct": "accuracy (%)"}
+
+
+def metric_name(metric: Metric) -> str:
+    """What tells the metrics of a table apart: the path that is printed above them, or their kind where there is none."""
+    return "/".join(metric.path) or metric.kind
+
+
+def metric_head(table: Table, metric: Metric) -> tuple[str, ...]:
+    """What stands above a metric's numbers, below their column; nothing where there is but one metric without a path."""
+    return metric.path or ((metric.kind,) if len(table.metrics) > 1 else ())
+
+
+def row_path(block: Block, label: str) -> str:
+    """A row as the CSVs name it: block title and label."""
+    return f"{block.title}/{label}" if block.title else label
+
+
+def column_path(column: Column) -> str:
+    """A column as the CSVs name it, such as ``CIFAR-10/LT/100``."""
+    return "/".join(column.path)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One number of a table: its key, and the place where the CSVs have it."""
+
+    table: Table
+    block: Block
+    row: Row
+    column: Column
+    metric: Metric
+
+    @property
+    def key(self) -> Key:
+        return self.block.title, self.row.label, self.column.name, metric_name(self.metric)
+
+    @property
+    def place(self) -> Place:
+        """As it is printed: a transposed table has data in its rows."""
+        method, data = row_path(self.block, self.row.label), column_path(self.column)
+        row, above = (data, method) if self.table.transposed else (method, data)
+        return row, "/".join((above, *self.metric.path)), self.metric.kind
+
+
+def spots(table: Table, columns: Iterable[Column]) -> Iterator[Spot]:
+    """Every number of a table's rows in these columns, in print order."""
+    columns = tuple(columns)
+    rows = [(block, row) for block in table.blocks for row in block.rows]
+    in_order = (
+        ((b, r, c) for c in columns for b, r in rows) if table.transposed else ((b, r, c) for b, r in rows for c in columns)
+    )
+    for block, row, column in in_order:
+        for metric in table.metrics:
+            yield Spot(table, block, row, column, metric)
 
 
 def printed(paper: Paper, table: Table) -> dict[Key, Printed]:
-    """The published numbers of a table's columns; stand-ins have none. Raises ``BadInput`` if their file is missing."""
+    """The published numbers of a table's columns; stand-ins have none. Raises ``BadInput`` if their file is missing.
+
+    A descriptive table has no blocks and columns: its keys are an empty title, then the place in the CSV."""
     numbers = published.load(paper.name, table.published)
-    found = {}
-    for block, label, column in _places(table, table.columns):
-        number = numbers.get((row_path(block, label), column_path(column)))
-        if number is not None:
-            found[block.title, label, column.name] = number
-    return found
+    if table.descriptive:
+        return {("", *place): number for place, number in numbers.items()}
+    return {spot.key: numbers[spot.place] for spot in spots(table, table.columns) if spot.place in numbers}
 
 
 def replicas(
@@ -51,26 +115,41 @@ def replicas(
     methods: Sequence[str] | None = None,
     grid: str | None = None,
 ) -> dict[Key, Replica]:
-    """Our numbers: for each row and column that has a Record, finished or failed, what the selection makes of it.
+    """Our numbers: for each row and column that has a Record, finished or failed, what the selection makes of it, by metric.
 
     ``edition_of`` says for each data source which edition to read. ``columns`` are the table's own if left out, ``methods``
     those of its rows, ``grid`` its own. Raises ``BadInput`` for an unknown selection, grid or variant, for a column whose
-    source has no edition, and for a damaged Record.
+    source has no edition, and for a damaged Record or Measure.
     """
-    return {
-        key: select(found, selection)
-        for key, found in runs(
-            store,
-            paper,
-            table,
-            edition_of=edition_of,
-            variant=variant,
-            quick=quick,
-            columns=columns,
-            methods=methods,
-            grid=grid,
-        )
-    }
+    found: dict[Key, Replica] = {}
+    for of_method in runs(
+        store,
+        paper,
+        table,
+        edition_of=edition_of,
+        variant=variant,
+        quick=quick,
+        columns=columns,
+        methods=methods,
+        grid=grid,
+    ):
+        found |= of_method.replicas(paper, table, selection)
+    return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """The Records of one method in one column, the rows that print them, and the way to their Measures."""
+
+    keys: Sequence[RunKey]
+    runs: Runs
+    measured: Measured
+
+    def replicas(self, paper: Paper, table: Table, selection: str) -> dict[Key, Replica]:
+        """What a selection makes of them, by metric. Raises ``BadInput`` for an unknown one and for a damaged Measure."""
+        choice = choose(self.runs, selection, paper.selects_on)
+        told = {metric_name(metric): choice.replica(metric, self.measured) for metric in table.metrics}
+        return {(*key, name): replica for key in self.keys for name, replica in told.items()}
 
 
 def runs(
@@ -84,15 +163,15 @@ def runs(
     columns: Sequence[Column] | None = None,
     methods: Sequence[str] | None = None,
     grid: str | None = None,
-) -> Iterator[tuple[Key, Runs]]:
+) -> Iterator[Found]:
     """The Records behind each row and column that has any, with every seed that the store holds; see :func:`replicas`.
 
-    One row and column at a time: the Records of a whole table need not be in memory at once.
+    One method and column at a time: the Records of a whole table need not be in memory at once.
     """
     name = grid or table.grid
     if name not in paper.grids:
         raise BadInput(f"grid {name!r} is unknown; {paper.command} has: {', '.join(paper.grids)}")
-    places: dict[tuple[str, str], list[Key]] = {}
+    keys: dict[tuple[str, str], list[RunKey]] = {}
     chosen = table.columns if columns is None else columns
     for column in chosen:
         if column.data.source not in edition_of:
@@ -102,46 +181,47 @@ def runs(
         for block in table.blocks:
             for row in block.rows:
                 if row.method in paper.grids[name].methods and (methods is None or row.method in methods):
-                    places.setdefault((row.method, column.name), []).append((block.title, row.label, column.name))
-    wanted = list(dict.fromkeys(method for method, _ in places))
+                    keys.setdefault((row.method, column.name), []).append((block.title, row.label, column.name))
+    wanted = list(dict.fromkeys(method for method, _ in keys))
     cells = grids.cells(paper, name, columns=chosen, methods=wanted, variant=variant, quick=quick)
     seeds = {source: store.seeds(source, edition) for source, edition in edition_of.items()}
     for (method, column_name), alike in itertools.groupby(cells, key=lambda cell: (cell.method, cell.column.name)):
+        of_point = {cell.point: cell for cell in alike}
         found: dict[Point, dict[int, Record]] = {}
-        for cell in alike:
+        for point, cell in of_point.items():
             source = cell.programme.start.data.source
-            key = cell.programme.keys(edition_of[source])[-1]
-            found[cell.point] = {
+            key = cell.programme.key(edition_of[source])
+            found[point] = {
                 seed: record
                 for seed in seeds[source].get(key[:24], ())
                 if (record := store.record(source, edition_of[source], key, seed)) is not None
             }
         if any(found.values()):
-            for place in places[method, column_name]:
-                yield place, found
+            yield Found(keys[method, column_name], found, _measured(store, of_point, edition_of))
 
 
-def row_path(block: Block, label: str) -> str:
-    """A row as the CSVs name it: block title and label."""
-    return f"{block.title}/{label}" if block.title else label
+def _measured(store: Store, of_point: Mapping[Point, grids.Cell], edition_of: Mapping[str, str]) -> Measured:
+    @cache  # several metrics are read from one file
+    def measure(name: str, point: Point, seed: int) -> dict[str, Any] | None:
+        programme = of_point[point].programme
+        source = programme.start.data.source
+        return store.measure(name, source, edition_of[source], programme.keys(edition_of[source])[-1], seed)
+
+    def number(way: tuple[str, ...], point: Point, seed: int) -> float | None:
+        told: Any = measure(way[0], point, seed)
+        for step in way[1:]:
+            told = told.get(step) if isinstance(told, dict) else None
+        return float(told) if isinstance(told, int | float) else None
+
+    return number
 
 
-def column_path(column: Column) -> str:
-    """A column as the CSVs name it, such as ``CIFAR-10/LT/100``."""
-    return "/".join(column.path)
-
-
-def _places(table: Table, columns: Iterable[Column]) -> Iterator[tuple[Block, str, Column]]:
-    columns = tuple(columns)
-    for block in table.blocks:
-        for row in block.rows:
-            for column in columns:
-                yield block, row.label, column
-
-
-def decimals(paper: Paper, table: Table) -> int:
-    """Digits after the point that the published table prints; 1 if it has none of its own."""
-    return max((number.decimals for number in published.load(paper.name, table.published).values()), default=1)
+def decimals(paper: Paper, table: Table, kind: str) -> int:
+    """Digits after the point (of a mantissa, where powers of ten are printed) that most published numbers of this kind of
+    metric in the table have; 1 if there are none."""
+    numbers = published.load(paper.name, table.published).values()
+    count = Counter(number.decimals for number in numbers if number.metric == kind and number.value is not None)
+    return max(count, key=lambda digits: (count[digits], digits), default=1)
 
 
 # --- print -----------------------------------------------------------------------------------------------------------
@@ -160,7 +240,7 @@ def render(
     columns: Sequence[Column] | None = None,
     grid: str | None = None,
 ) -> str:
-    """The table in the published layout, ending with a line feed.
+    """The table in the published layout, ending with a line feed; a descriptive table always as it is published.
 
     ``values`` are of :func:`printed` or :func:`replicas`; the rest says how they were made, and goes into footnotes or the
     CSV's ``note``. ``format`` is one of :data:`FORMATS`. Raises ``BadInput`` for another, and without a column.
@@ -168,7 +248,9 @@ def render(
     if format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     shown = tuple(table.columns if columns is None else columns)
-    if not shown:
+    if table.descriptive:
+        values = printed(paper, table)
+    elif not shown:
         names = ", ".join(column_path(column) for column in table.columns)
         raise BadInput(f"no column is left of table {table.number}; allowed: {names}; name another data set or ratio")
     told = _Told(paper, table, shown, values, selection, edition_of or {}, variant, quick, grid or table.grid)
@@ -196,36 +278,91 @@ class _Told:
         """Whether these are published numbers; a table of ours may have no number yet."""
         return any(isinstance(value, Printed) for value in self.values.values())
 
-    @property
+    @cached_property
     def ours(self) -> dict[Key, Replica]:
         names = {column.name for column in self.columns}
         return {key: value for key, value in self.values.items() if isinstance(value, Replica) and key[2] in names}
+
+    @cached_property
+    def of_runs(self) -> dict[RunKey, Replica]:
+        """A replica for each set of runs: metrics differ in its values alone."""
+        return {key[:3]: replica for key, replica in self.ours.items()}
+
+    @property
+    def measured(self) -> bool:
+        return any(metric.measure for metric in self.table.metrics)
 
     def variant_of(self, column: Column) -> str | None:
         """Stand-ins have no other readings."""
         return None if column.stand_in else self.variant
 
 
+#: Printed rows as (labels, key of each entry).
+_Group = list[tuple[tuple[str, ...], list[Key]]]
+#: Heads of the printed columns, and blocks of groups of printed rows.
+_Layout = tuple[list[tuple[str, ...]], list[tuple[str, list[_Group]]]]
+
+
+def _layout(told: _Told) -> _Layout:
+    table, metrics = told.table, told.table.metrics
+    if table.descriptive:
+        paths = dict.fromkeys(key[2] for key in told.values)
+        words: _Group = [
+            ((label,), [("", label, path, published.WORDS) for path in paths])
+            for label in dict.fromkeys(key[1] for key in told.values)
+        ]
+        return [(path,) for path in paths], [("", [words])]
+
+    def heads(above: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return [path + metric_head(table, metric) for path in above for metric in metrics]
+
+    def keys(block: Block, row: Row, column: Column) -> list[Key]:
+        return [Spot(table, block, row, column, metric).key for metric in metrics]
+
+    if table.transposed:
+        rows = [(block, row) for block in table.blocks for row in block.rows]
+        data = [(column.path, [key for block, row in rows for key in keys(block, row, column)]) for column in told.columns]
+        return heads((row.label,) for _, row in rows), [("", [data])]
+    blocks = [
+        (
+            block.title,
+            [
+                [(_labels(row.label), [key for column in told.columns for key in keys(block, row, column)]) for row in group]
+                for group in block.groups
+            ],
+        )
+        for block in table.blocks
+    ]
+    return heads(column.path for column in told.columns), blocks
+
+
+def _labels(label: str) -> tuple[str, ...]:
+    """A label as method and adjustment, parted by a slash that belongs to neither ``w/o`` nor ``N/A``."""
+    return tuple(re.split(r"(?<!\bw)(?<!/N)/", label, maxsplit=1))
+
+
 def _sheet(told: _Told) -> Sheet:
-    digits = decimals(told.paper, told.table)
-    depth = max(len(column.path) for column in told.columns)
-    heads = tuple(zip(*(("",) * (depth - len(c.path)) + c.path for c in told.columns), strict=True))
-    marks: dict[Key, set[str]] = {}
-    for block in told.table.blocks:
-        for column in told.columns:
-            for label, mark in _marks(block, column, told.values, digits):
-                marks.setdefault((block.title, label, column.name), set()).add(mark)
-
-    def entry(key: Key) -> Entry:
-        return Entry(*_texts(told.values.get(key), digits), frozenset(marks.get(key, ())))
-
+    heads, layout = _layout(told)
+    levels = max(map(len, heads))
+    depth = max(len(labels) for _, groups in layout for group in groups for labels, _ in group)
+    entries = _entries(told)
+    marked = {key for key, entry in entries.items() if entry.marks}
     blocks = []
-    for block in told.table.blocks:
-        groups = []
-        for group in block.groups:
-            groups.append([(row.label, [entry((block.title, row.label, c.name)) for c in told.columns]) for row in group])
-        blocks.append((block.title, groups))
-    return Sheet(_title(told), heads, blocks, list(_notes(told)), bool(marks))
+    for title, groups in layout:
+        shown = []
+        for group in groups:
+            rows, before = [], ""
+            for labels, keys in group:
+                names = [*labels, *([""] * (depth - len(labels)))]
+                if depth > 1 and names[0] == before:  # a method is written once in its group
+                    names[0] = ""
+                before = labels[0]
+                rows.append((names, [entries.get(key, Entry()) for key in keys]))
+            shown.append(rows)
+        blocks.append((title, shown))
+    among = "In each row, metric by metric" if told.table.transposed else "In each block and column"
+    padded = [("",) * (levels - len(path)) + path for path in heads]
+    return Sheet(_title(told), tuple(zip(*padded, strict=True)), blocks, list(_notes(told)), among if marked else "")
 
 
 def _title(told: _Told) -> str:
@@ -234,42 +371,66 @@ def _title(told: _Told) -> str:
         return f"{command}: table {number} as published. {told.table.title}"
     quick = "quick run of" if told.quick else "replica of"
     if all(column.stand_in for column in told.columns):
-        names = ", ".join(dict.fromkeys(column.path[0] for column in told.columns))
-        return f"{command}: {quick} the rows of table {number} on a stand-in, {names}: balanced accuracy (%)"
+        paths = (column_path(column) if told.table.transposed else column.path[0] for column in told.columns)
+        kinds = (_KINDS.get(metric.kind, metric.kind) for metric in told.table.metrics)
+        names, what = (" and ".join(dict.fromkeys(words)) for words in (paths, kinds))
+        return f"{command}: {quick} the rows of table {number} on a stand-in, {names}: {what}"
     variant = f", variant {told.variant}" if told.variant else ""
     return f"{command}: {quick} table {number}{variant}. {told.table.title}"
 
 
-def _texts(number: Number | None, digits: int) -> tuple[str, str]:
-    """Mean and spread; a published number keeps its own digits."""
+def entry(number: Number | None, kind: str, digits: int) -> Entry:
+    """Mean and spread for print, ours with so many decimals; a published number keeps its own. A number of the kind
+    :data:`POWERS_OF_TEN` is a mantissa and a power, its spread in the mantissa of the same power."""
     if number is None:
-        return "", ""
+        return Entry()
     if isinstance(number, Printed):
-        return number.value_text, number.std_text
+        mantissa, exponent, power = number.value_text.partition("e")
+        if kind != POWERS_OF_TEN or not exponent:
+            return Entry(number.value_text, number.std_text)
+        spread = f"{Decimal(number.std_text).scaleb(-int(power)):f}" if number.std_text else ""
+        return Entry(mantissa, spread, int(power))
     if number.mean is None:
-        return "", ""
-    return f"{number.mean:.{digits}f}", "" if number.sd is None else f"{number.sd:.{digits}f}"
+        return Entry()
+    if kind != POWERS_OF_TEN:
+        return Entry(f"{number.mean:.{digits}f}", "" if number.sd is None else f"{number.sd:.{digits}f}")
+    mantissa, _, power = f"{number.mean:.{digits}e}".partition("e")  # rounds up to the next power where it must
+    return Entry(mantissa, "" if number.sd is None else f"{number.sd / 10.0 ** int(power):.{digits}f}", int(power))
 
 
-def _marks(block: Block, column: Column, values: Mapping[Key, Number], digits: int) -> Iterator[tuple[str, str]]:
-    """(row label, mark), by what is printed: numbers that look equal are marked alike. Nothing beats nothing: two at least."""
-    level = {}
-    for row in block.rows:
-        mean, _ = _texts(values.get((block.title, row.label, column.name)), digits)
-        if mean:
-            level[row.label] = float(mean)
-    ranks = sorted(set(level.values()), reverse=True)
+def _entries(told: _Told) -> dict[Key, Entry]:
+    if told.table.descriptive:
+        return {key: entry(number, published.WORDS, 0) for key, number in told.values.items()}
+    digits = {kind: decimals(told.paper, told.table, kind) for kind in {metric.kind for metric in told.table.metrics}}
+    found = {}
+    for spot in spots(told.table, told.columns):
+        kind = spot.metric.kind
+        shown = entry(told.values.get(spot.key), kind, digits[kind])
+        found[spot.key] = shown if spot.metric.spread else replace(shown, spread="")
+    for block, column, metric in itertools.product(told.table.blocks, told.columns, told.table.metrics):
+        if margin(metric.kind) is None:  # where no rule says how far apart numbers are, none is called better
+            continue
+        here = {row: key for row in block.rows if found[key := Spot(told.table, block, row, column, metric).key].mean}
+        proposed = any(not row.baseline for row in block.rows)
+        for row, marks in _marks({row: found[key] for row, key in here.items()}, proposed):
+            found[here[row]] = replace(found[here[row]], marks=marks)
+    return found
+
+
+def _marks(entries: Mapping[Row, Entry], proposed: bool) -> Iterator[tuple[Row, frozenset[str]]]:
+    """By what is printed: numbers that look equal are marked alike. Nothing beats nothing: two at least. The best baseline is
+    marked where methods are ``proposed`` beside them."""
+    level = {row: float(f"{shown.mean}e{shown.power or 0}") for row, shown in entries.items()}
     if len(level) < 2:
         return
-    baselines = [level[row.label] for row in block.rows if row.baseline and row.label in level]
-    for row in block.rows:
-        if row.label in level:
-            if level[row.label] == ranks[0]:
-                yield row.label, "best"
-            elif level[row.label] == ranks[1]:
-                yield row.label, "second best"
-            if row.baseline and level[row.label] == max(baselines):
-                yield row.label, "best baseline"
+    ranks = sorted(set(level.values()), reverse=True)
+    names = dict(zip(ranks, ("best", "second best"), strict=False))
+    baselines = [level[row] for row in level if row.baseline]
+    for row, here in level.items():
+        marks = {names[here]} if here in names else set()
+        if proposed and row.baseline and here == max(baselines):
+            marks.add("best baseline")
+        yield row, frozenset(marks)
 
 
 # --- footnotes -------------------------------------------------------------------------------------------------------
@@ -279,9 +440,15 @@ def _notes(told: _Told) -> Iterator[str]:
     if told.published:
         yield from _published_notes(told)
         return
-    ours = told.ours
-    yield f"Selection {told.selection}: {SELECTIONS[told.selection]}."
-    yield from _seed_notes(told, ours)
+    yield f"Selection {told.selection}: {sentence(told.selection, told.paper.selects_on)}."
+    methods = told.paper.grids[told.grid].methods
+    wanted = {row.method for block in told.table.blocks for row in block.rows} & set(methods)
+    if any(methods[method].adjustment is not None for method in wanted):
+        state = "the last state" if told.selection == "last-epoch" else "the state that training hands over"
+        yield f"Adjusted rows: {state}, its tau or gamma chosen after training's own parameters and on the same images."
+    if told.measured:
+        yield "Numbers of Measures are of the state that training hands over, at the chosen parameters."
+    yield from _seed_notes(told)
     sources = dict.fromkeys(column.data.source for column in told.columns)
     yield f"Data: {', '.join(f'{s}@{told.edition_of[s]}' if s in told.edition_of else s for s in sources)}."
     if told.grid != told.table.grid:
@@ -301,7 +468,7 @@ def _notes(told: _Told) -> Iterator[str]:
             f"STAND-IN: {', '.join(stand_ins)} is no part of the paper; its protocol is ours, and it is never compared with a "
             "published number."
         )
-    yield from _run_notes(told, ours)
+    yield from _run_notes(told)
     if len(stand_ins) < len(told.columns):  # quirks are about the paper's own data
         for quirk in told.paper.quirks:
             if quirk.name in told.table.quirks:
@@ -309,13 +476,18 @@ def _notes(told: _Told) -> Iterator[str]:
 
 
 def _published_notes(told: _Told) -> Iterator[str]:
-    names = {column.name for column in told.columns}
-    numbers = [value for key, value in told.values.items() if isinstance(value, Printed) and key[2] in names]
+    everything = published.load(told.paper.name, told.table.published)
+    if told.table.descriptive:
+        yield from published.remarks(everything, everything)
+        return
+    shown = {spot.place: told.values[spot.key] for spot in spots(told.table, told.columns) if spot.key in told.values}
+    numbers = [number for number in shown.values() if isinstance(number, Printed)]
     kinds = Counter(_made(number) for number in numbers)
     for made, count in kinds.most_common():
         yield f"Published, {made}" + (f" ({count} of {len(numbers)} numbers)." if len(kinds) > 1 else ".")
     if empty := sum(number.value is None for number in numbers):
         yield f"{empty} numbers are illegible or blank in the source and stay empty."
+    yield from published.remarks(everything, shown)
 
 
 def _made(number: Printed) -> str:
@@ -324,59 +496,76 @@ def _made(number: Printed) -> str:
     return f"{number.provenance}: {number.statistic}{of}{spread}"
 
 
-def _seed_notes(told: _Told, ours: Mapping[Key, Replica]) -> Iterator[str]:
-    of_count: dict[int, list[Key]] = {}
-    for key, replica in ours.items():
-        if replica.n:
-            of_count.setdefault(replica.n, []).append(key)
+def _seed_notes(told: _Told) -> Iterator[str]:
+    of_count: dict[int, list[RunKey]] = {}
+    for key, replica in told.of_runs.items():
+        if replica.epochs:
+            of_count.setdefault(len(replica.epochs), []).append(key)
     if not of_count:
         return
     usual = max(of_count, key=lambda n: (len(of_count[n]), n))
-    seeds = ", ".join(map(str, sorted({seed for key in of_count.pop(usual) for seed in ours[key].values})))
-    spread = "so no spread" if usual == 1 else "mean ± population standard deviation"
+    seeds = ", ".join(map(str, sorted({seed for key in of_count.pop(usual) for seed in told.of_runs[key].epochs})))
+    spread = "so no spread" if usual == 1 else _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
     others = "".join(f"; {n} for {_listed(told, of_count[n])}" for n in sorted(of_count))
     yield f"Seeds: {usual} for each value ({seeds}), {spread}{others}."
 
 
-def _run_notes(told: _Told, ours: Mapping[Key, Replica]) -> Iterator[str]:
-    """What failed, what is not finished, what the selection cannot say."""
-    failed = {key: replica.failed for key, replica in ours.items() if replica.failed}
+#: By whether the paper prints a spread: of every metric, of none, of some.
+_SPREAD = {
+    frozenset({True}): "mean ± population standard deviation",
+    frozenset({False}): "mean; the paper prints no spread",
+    frozenset({True, False}): "mean ± population standard deviation where the paper prints a spread",
+}
+
+
+def _run_notes(told: _Told) -> Iterator[str]:
+    """What failed, what is not finished, what was not measured, what the selection cannot say."""
+    failed = {key: replica.failed for key, replica in told.of_runs.items() if replica.failed}
     if failed:
-        runs = sorted({f"{key[0]} {key[1]}{_point(p)} seed {s}, {_path(told, key)}" for key, f in failed.items() for p, s in f})
+        paths = {column.name: column_path(column) for column in told.columns}
+        of_run = {(f"{key[0]} {key[1]}".strip(), p, s, paths[key[2]]) for key, f in failed.items() for p, s in f}
+        runs = sorted(f"{row}{_point(point)} seed {seed}, {path}" for row, point, seed, path in of_run)
         yield f"Failed, and in no number: {'; '.join(runs)}."
-    behind = [key for key, replica in ours.items() if 0 < replica.competing < replica.planned]
+    behind = [key for key, replica in told.of_runs.items() if 0 < replica.competing < replica.planned]
     if behind:
-        by_share: dict[tuple[int, int], list[Key]] = {}
+        by_share: dict[tuple[int, int], list[RunKey]] = {}
         for key in behind:
-            by_share.setdefault((ours[key].competing, ours[key].planned), []).append(key)
+            by_share.setdefault((told.of_runs[key].competing, told.of_runs[key].planned), []).append(key)
         shares = "; ".join(f"{done} of {of} for {_listed(told, keys)}" for (done, of), keys in sorted(by_share.items()))
         yield f"Grid points that competed (those with the most finished seeds): {shares}."
-    if told.selection == "best-on-validation":
-        without = [column_path(c) for c in told.columns if not c.data.validation]
+    if told.measured and told.quick:
+        names = ", ".join(metric_name(metric) for metric in told.table.metrics if metric.measure)
+        yield f"Quick runs have no Measures, so these cells are empty: {names}."
+    else:
+        without: dict[tuple[int, ...], list[RunKey]] = {}
+        for key in dict.fromkeys(key[:3] for key, replica in told.ours.items() if replica.unmeasured):
+            seeds = {seed for name in told.ours if name[:3] == key for seed in told.ours[name].unmeasured}
+            without.setdefault(tuple(sorted(seeds)), []).append(key)
         if without:
-            yield f"No validation split, so no number under this selection: {', '.join(without)}."
-    places = list(_places(told.table, told.columns))
-    empty = sum((b.title, label, c.name) not in ours for b, label, c in places)
+            parts = (f"seed {', '.join(map(str, seeds))} of {_listed(told, keys)}" for seeds, keys in sorted(without.items()))
+            yield f"Measures not there, or without a number: {'; '.join(parts)}."
+    if told.selection == "best-on-validation":
+        unsplit = [column_path(c) for c in told.columns if not c.data.validation]
+        if unsplit:
+            yield f"No validation split, so no number under this selection: {', '.join(unsplit)}."
+    places = list(spots(told.table, told.columns))
+    empty = sum(spot.key not in told.ours for spot in places)
     if empty:
         yield f"Not run, or not yet finished: {empty} of {len(places)} values, left empty."
 
 
-def _listed(told: _Told, keys: Sequence[Key]) -> str:
+def _listed(told: _Told, keys: Sequence[RunKey]) -> str:
     """Rows and columns in words, column by column; all rows of a column as the column alone."""
     parts = []
     rows = [(block.title, row.label) for block in told.table.blocks for row in block.rows]
     for column in told.columns:
         here = [(block, label) for block, label, name in keys if name == column.name]
-        have = [row for row in rows if (*row, column.name) in told.values]
+        have = [row for row in rows if (*row, column.name) in told.of_runs]
         if here and len(here) == len(have):
             parts.append(f"{column_path(column)} (all rows)")
         elif here:
             parts.append(f"{column_path(column)} ({', '.join(f'{block} {label}'.strip() for block, label in here)})")
     return ", ".join(parts)
-
-
-def _path(told: _Told, key: Key) -> str:
-    return next(column_path(column) for column in told.columns if column.name == key[2])
 
 
 def _point(point: Point) -> str:
@@ -388,24 +577,27 @@ def _point(point: Point) -> str:
 
 def _csv_lines(told: _Told) -> Iterator[tuple[str, str, Printed]]:
     known = published.load(told.paper.name, told.table.published)
+    if told.table.descriptive:
+        yield from ((row, path, number) for (row, path, _), number in known.items())
+        return
     name = next((number.table for number in known.values()), f"Table {told.table.number}")
-    for block, label, column in _places(told.table, told.columns):
-        row, path = row_path(block, label), column_path(column)
-        number = told.values.get((block.title, label, column.name))
+    for spot in spots(told.table, told.columns):
+        row, path, _ = spot.place
+        number = told.values.get(spot.key)
         if isinstance(number, Printed):
             yield row, path, number
         elif not told.published:
-            there = known.get((row, path))
-            yield row, path, _as_printed(told, name, column, number, there.specified if there else "")
+            there = known.get(spot.place)
+            yield row, path, _as_printed(told, name, spot, number, there.specified if there else "")
 
 
-def _as_printed(told: _Told, table: str, column: Column, replica: Replica | None, specified: str) -> Printed:
-    """A replica in the words of a published number, with four decimals: more than a test set of 10,000 images resolves."""
-    mean, sd = ("", "") if replica is None else _texts(replica, 4)
+def _as_printed(told: _Told, table: str, spot: Spot, replica: Replica | None, specified: str) -> Printed:
+    """A replica in the words of a published number. Its spread stands there whether the paper prints one or not."""
+    mean, sd = figures(replica, spot.metric.kind)
     n = replica.n if replica is not None and replica.n else None
     return Printed(
         table=table,
-        metric=told.table.metric,
+        metric=spot.metric.kind,
         value=float(mean) if mean else None,
         std=float(sd) if sd else None,
         value_text=mean,
@@ -415,19 +607,38 @@ def _as_printed(told: _Told, table: str, column: Column, replica: Replica | None
         spread_kind="population sd" if sd else "",
         provenance="replica",
         specified=specified,
-        note="; ".join(_csv_note(told, column, replica)),
+        note="; ".join(_csv_note(told, spot, replica)),
     )
 
 
-def _csv_note(told: _Told, column: Column, replica: Replica | None) -> Iterator[str]:
+def figures(replica: Replica | None, kind: str) -> tuple[str, str]:
+    """Mean and spread for a CSV, empty where there is none: accuracy with four decimals, more than a test set of 10,000 images
+    resolves; FDR such as ``1.2834e2``."""
+    mean, sd = (None, None) if replica is None else (replica.mean, replica.sd)
+    return _figure(mean, kind), _figure(sd, kind)
+
+
+def _figure(number: float | None, kind: str) -> str:
+    if number is None:
+        return ""
+    if kind == POWERS_OF_TEN:
+        mantissa, _, power = f"{number:.4e}".partition("e")
+        return f"{mantissa}e{int(power)}"
+    return f"{number:.4f}" if kind.endswith("accuracy_pct") else f"{number:.6g}"
+
+
+def _csv_note(told: _Told, spot: Spot, replica: Replica | None) -> Iterator[str]:
+    column = spot.column
     if replica is None:
         yield "not run, or not yet finished"
     yield f"selection {told.selection}"
     if replica is not None and replica.n:
         if any(replica.points):
             yield "point" + " or".join(_point(point) for point in replica.points)
-        seeds = ", ".join(f"seed {seed} epoch {' and '.join(map(str, replica.epochs[seed]))}" for seed in replica.values)
-        yield seeds
+        if spot.metric.measure:
+            yield ", ".join(f"seed {seed} as handed over" for seed in replica.values)
+        else:
+            yield ", ".join(f"seed {seed} epoch {' and '.join(map(str, replica.epochs[seed]))}" for seed in replica.values)
     source = column.data.source
     yield f"edition {source}@{told.edition_of.get(source, 'unknown')}"
     if told.grid != told.table.grid:
@@ -441,5 +652,7 @@ def _csv_note(told: _Told, column: Column, replica: Replica | None) -> Iterator[
     if replica is not None:
         if replica.competing < replica.planned:
             yield f"{replica.competing} of {replica.planned} grid points competed"
+        if replica.unmeasured:
+            yield f"no Measure: seed {', '.join(map(str, replica.unmeasured))}"
         for point, seed in replica.failed:
             yield f"failed:{_point(point)} seed {seed}"

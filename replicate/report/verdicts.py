@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from replicate.report.published import Printed
 from replicate.report.selection import Replica
 
-Key = tuple[str, str, str]
+#: Block title and row label, then what names a column: its data and metric.
+Key = TypeVar("Key", bound=tuple[str, ...])
 
 FLOOR = 0.1  # of a standard deviation: spreads of a handful of runs are sometimes small by luck, or printed as 0.0
 ALPHA = 0.05  # over a table
@@ -28,12 +29,13 @@ GROUPS = ("Many", "Medium", "Med.", "Few")
 #: The rules, a paragraph a line.
 RULES = """\
 Difference d: replica minus published, the replica always under the selection as-published. SE^2 = s_r^2/n_r+s_p^2/n_p. \
-Each s is a sample standard deviation of single runs, pooled over the rows of its column, at least 0.1, with the pool's \
-degrees of freedom; those of d after Welch. A published spread that is a population's, or of a kind not stated, is \
-multiplied by sqrt(n/(n-1)); an n that is not stated is taken as 2, the fewest with a spread. A side without any spread in \
-the column gets the other side's; a number without spread and n counts as one run.
+Each s is a sample standard deviation of single runs, pooled over the rows of its column (one data set, one metric), at least \
+0.1, with the pool's degrees of freedom; those of d after Welch. A published spread that is a population's, or of a kind not \
+stated, is multiplied by sqrt(n/(n-1)); an n that is not stated is taken as 2, the fewest with a spread. A side without any \
+spread in the column gets the other side's; a number without spread and n counts as one run.
 Margin: 1.0 point for accuracy over all classes, 2.0 for Many, Medium and Few; a factor of 1.25, on the log scale, for \
-FDR, and only where sd/mean is below 0.3.
+FDR, and only where sd/mean is below 0.3. There d is the difference of logarithms, printed as a ratio, and s is sd/mean; a \
+row whose own is 0.3 or more stays out of the pool. no rule: a metric that has no margin.
 match: the 90 % interval of d lies inside the margin. higher, lower: not a match, and the 95 % interval excludes 0 after \
 Holm's correction over all numbers that the table prints as its own (one that is not replicated counts as not rejected). \
 open: else, with how many seeds of ours would settle it if d and s stayed; with fewer than 3 seeds always.
@@ -77,7 +79,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``word``: ``match``, ``higher``, ``lower``, ``open``, ``other split``, ``not comparable``, ``quoted`` or ``missing``.
+    """``word``: ``match``, ``higher``, ``lower``, ``open``, ``other split``, ``not comparable``, ``quoted``, ``missing`` or
+    ``no rule``.
 
     ``difference`` is replica minus published, in points (on the log scale: of logarithms), with its intervals;
     ``interval95`` is corrected by Holm, so that it excludes 0 exactly where the correction rejects. ``seeds_needed``: of an
@@ -134,25 +137,30 @@ def summaries(
     ``scale`` ``"log"`` compares logarithms, with sd/mean as the spread (delta method).
     """
     keys = dict.fromkeys((*replicas, *printed))
-    columns = dict.fromkeys(key[2] for key in keys)
-    ours: dict[str, tuple[float, int, int] | None] = {}
-    theirs: dict[str, tuple[float, int, int] | None] = {}
+    columns = dict.fromkeys(key[2:] for key in keys)
+    ours: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
+    theirs: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
     for column in columns:
-        ours[column] = pool(
-            (_scaled(r.sd * math.sqrt(r.n / (r.n - 1)), r.mean, scale), r.n)
-            for key, r in replicas.items()
-            if key[2] == column and r.sd is not None and r.mean is not None
+        ours[column] = _pool_scaled(
+            (
+                (r.sd * math.sqrt(r.n / (r.n - 1)), r.n, r.mean)
+                for key, r in replicas.items()
+                if key[2:] == column and r.sd is not None and r.mean is not None
+            ),
+            scale,
         )
-        theirs[column] = pool(
-            (_scaled(sd, p.value, scale), n)
-            for key, p in printed.items()
-            if key[2] == column and p.value is not None and p.std is not None and (p.n is None or p.n > 1)
-            for sd, n in [sample_sd(p.std, p.n, p.spread_kind)]
+        theirs[column] = _pool_scaled(
+            (
+                (*sample_sd(p.std, p.n, p.spread_kind), p.value)
+                for key, p in printed.items()
+                if key[2:] == column and p.value is not None and p.std is not None and (p.n is None or p.n > 1)
+            ),
+            scale,
         )
     found: dict[Key, tuple[Summary | None, Summary | None]] = {}
     for key in keys:
         r, p = replicas.get(key), printed.get(key)
-        here, there = ours[key[2]], theirs[key[2]]
+        here, there = ours[key[2:]], theirs[key[2:]]
         found[key] = (
             None if r is None else _of_replica(r, here or there, scale),
             None if p is None else _of_printed(p, there or here, scale),
@@ -160,8 +168,11 @@ def summaries(
     return found
 
 
-def _scaled(sd: float, mean: float, scale: str) -> float:
-    return sd / mean if scale == "log" else sd
+def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str) -> tuple[float, int, int] | None:
+    """:func:`pool` of (sample standard deviation, n, mean), on the log scale of those for which sd/mean says something."""
+    if scale == "linear":
+        return pool((sd, n) for sd, n, _ in spreads)
+    return pool((sd / mean, n) for sd, n, mean in spreads if mean > 0 and sd / mean < LARGEST_RATIO)
 
 
 def _spread(pooled: tuple[float, int, int] | None) -> dict[str, Any]:
@@ -174,12 +185,14 @@ def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str) -
     runs = tuple(r.values.values())
     if scale == "linear":
         return Summary(r.mean, r.n, runs=runs, **_spread(pooled))
+    if min(runs) <= 0:
+        return None  # there is no logarithm
     ratio = None if r.sd is None else r.sd * math.sqrt(r.n / (r.n - 1)) / r.mean
     return Summary(math.log(r.mean), r.n, runs=tuple(map(math.log, runs)), ratio=ratio, **_spread(pooled))
 
 
 def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str) -> Summary | None:
-    if p.value is None:
+    if p.value is None or (scale == "log" and p.value <= 0):
         return None
     ratio = None
     n = p.n or 1
@@ -229,14 +242,19 @@ def standard_error(replica: Summary, printed: Summary) -> tuple[float, float]:
 
 
 def p_value(replica: Summary, printed: Summary) -> float | None:
-    """Two-sided, of no difference; None where an sd is unknown or fewer than three seeds of ours exist."""
-    if replica.sd is None or printed.sd is None or replica.n < LEAST_SEEDS:
+    """Two-sided, of no difference; None where an sd is unknown or too large for the log scale, and below three of our seeds."""
+    if replica.sd is None or printed.sd is None or replica.n < LEAST_SEEDS or _ratio(replica, printed) >= LARGEST_RATIO:
         return None
     from scipy.special import stdtr
 
     replica = _alike(replica, printed)
     error, df = standard_error(replica, printed)
     return float(2 * stdtr(df, -abs(replica.value - printed.value) / error))
+
+
+def _ratio(replica: Summary, printed: Summary) -> float:
+    """The larger sd/mean of two sides on the log scale, 0 on the linear one."""
+    return max(replica.ratio or 0.0, printed.ratio or 0.0)
 
 
 def _alike(replica: Summary, printed: Summary) -> Summary:
@@ -284,26 +302,27 @@ def judge(
         absent = "no replica" if printed is not None else "no published number" if replica is not None else "neither number"
         return Verdict("missing", reason=absent)
     if margin is None:
-        return Verdict("not comparable", reason="no rule has a margin for this metric")
+        return Verdict("no rule", replica.value - printed.value, reason="no rule has a margin for this metric")
 
     replica = _alike(replica, printed)
     difference = replica.value - printed.value
-    if replica.sd is None or printed.sd is None:
-        word = "other split" if comparability == "other split" else "open"
-        return Verdict(word, difference, reason="no spread is known in this column")
-    from scipy.special import stdtrit
+    inner = outer = None
+    if replica.sd is not None and printed.sd is not None:
+        from scipy.special import stdtrit
 
-    error, df = standard_error(replica, printed)
-    wide90, wide95 = (float(stdtrit(df, 1 - alpha / 2)) * error for alpha in (0.10, level))
-    inner, outer = ((difference - wide, difference + wide) for wide in (wide90, wide95))
+        error, df = standard_error(replica, printed)
+        wide90, wide95 = (float(stdtrit(df, 1 - alpha / 2)) * error for alpha in (0.10, level))
+        inner, outer = ((difference - wide, difference + wide) for wide in (wide90, wide95))
 
     def say(word: str, reason: str, seeds: int | None = None) -> Verdict:
         return Verdict(word, difference, inner, outer, seeds, reason)
 
     if comparability == "other split":
         return say("other split", "a redrawn edition of the data: differences between rows can be compared, levels cannot")
-    if (ratio := max(replica.ratio or 0.0, printed.ratio or 0.0)) >= LARGEST_RATIO:
+    if (ratio := _ratio(replica, printed)) >= LARGEST_RATIO:
         return say("open", f"sd/mean is {ratio:.2f}: too large for the log scale, whatever the number of seeds")
+    if inner is None or outer is None:
+        return say("open", "no spread is known in this column")
     if replica.n >= LEAST_SEEDS:
         if -margin < inner[0] and inner[1] < margin:
             return say("match", "the 90 % interval lies inside the margin")
@@ -338,11 +357,12 @@ def ranking(pairs: Iterable[tuple[Summary | None, Summary | None]]) -> tuple[int
     """Of one column's rows as (replica, published): how many pairs of rows keep their order, of how many separable ones.
 
     A pair is separable where its published difference exceeds the half-width of its 95 % interval (one pooled s, with the
-    pool's degrees of freedom). Pairs with a side missing do not count; a tie of ours is not kept.
+    pool's degrees of freedom). Pairs with a side missing, or with a spread too large for the log scale, do not count; a tie of
+    ours is not kept.
     """
     from scipy.special import stdtrit
 
-    told = [(r, p) for r, p in pairs if r is not None and p is not None and p.sd is not None]
+    told = [(r, p) for r, p in pairs if r and p and p.sd is not None and _ratio(r, p) < LARGEST_RATIO]
     kept = separable = 0
     for (r, p), (other_r, other_p) in itertools.combinations(told, 2):
         difference = p.value - other_p.value
