@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Sets up what is missing (.venv beside this file), then trains a paper's tables and prints them.
+# Sets up what is missing (.venv beside this file), then trains every paper's tables on a kind of data and prints them.
 #
-#   ./run_all.sh [digits|cifar|all|test] [options of `replicate unified-bound`]
+#   ./run_all.sh [digits|cifar|mnist|mini-imagenet|all|test] [options of `replicate PAPER`]
 #
-#   digits   the whole of Table 1 on data that comes with the installation (the default): about a minute
-#   cifar    all eight CIFAR columns; needs --data DIR, or REPLICATE_DATA, or `replicate data get`
-#   all      both
-#   test     the tests; options go to pytest
+#   digits         every paper on data that comes with the installation (the default): a few minutes
+#   cifar          every column on CIFAR-10 and CIFAR-100; needs --data DIR, or REPLICATE_DATA, or `replicate data get`
+#   mnist          weight balancing's perceptrons; needs MNIST there
+#   mini-imagenet  weight balancing on mini-ImageNet-LT; needs mini-imagenet-lt/ or ImageNet's training photographs there
+#   all            all of these
+#   test           the tests; options go to pytest
 #
 # Such as: ./run_all.sh cifar --data DIR --seeds 0 --time-limit 120      ./run_all.sh cifar --plan
 # PYTHON names the interpreter (3.10 or newer), REPLICATE_VENV another place for the virtual environment.
@@ -17,10 +19,10 @@ fail() { echo "run_all.sh: $1" >&2; exit 2; }
 
 what=digits
 case "${1:-}" in
-    digits | cifar | all | test) what=$1; shift ;;
+    digits | cifar | mnist | mini-imagenet | all | test) what=$1; shift ;;
     -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
     -* | "") ;;
-    *) fail "'$1' is unknown; allowed: digits, cifar, all, test" ;;
+    *) fail "'$1' is unknown; allowed: digits, cifar, mnist, mini-imagenet, all, test" ;;
 esac
 
 venv=${REPLICATE_VENV:-.venv}
@@ -57,11 +59,21 @@ case $what in
         ;;
     *)
         install run ""
-        if [ "$what" != cifar ]; then
-            "$venv/bin/replicate" unified-bound --dataset digits --seeds 0-2 "$@"
+        replicate() { "$venv/bin/replicate" "$@"; }
+        wants() { [ "$what" = "$1" ] || [ "$what" = all ]; }
+        if wants digits; then
+            replicate unified-bound --dataset digits --seeds 0-2 "$@"
+            replicate wb --dataset digits --seeds 0-2 "$@"
         fi
-        if [ "$what" != digits ]; then
-            "$venv/bin/replicate" unified-bound "$@"
+        if wants cifar; then
+            replicate unified-bound "$@"
+            replicate wb --dataset cifar10-lt --dataset cifar100-lt --dataset cifar10 --dataset cifar100 "$@"
+        fi
+        if wants mnist; then
+            replicate wb --dataset mnist "$@"
+        fi
+        if wants mini-imagenet; then
+            replicate wb --dataset mini-imagenet-lt "$@"
         fi
         ;;
 esac

@@ -6,6 +6,7 @@ torch is imported only by commands that train or measure speed, so ``replicate t
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ import replicate
 from papers import PAPERS
 from replicate import grid as grids
 from replicate.errors import BadInput
-from replicate.protocol import SOURCES, Column, Paper, Table
+from replicate.protocol import Column, Paper, Table
 from replicate.record import Store
 from replicate.report.selection import SELECTIONS
 
@@ -95,6 +96,7 @@ which_cells = _options(
     click.option(
         "--ratio", "ratios", multiple=True, type=int, metavar="R", help="Only this imbalance ratio; may be given again."
     ),
+    click.option("--network", "networks", multiple=True, metavar="NAME", help="Only this network; may be given again."),
     click.option("--method", "methods", multiple=True, metavar="LABEL", help="Only this method; may be given again."),
     click.option("--grid", "grid", metavar="NAME", help="A named grid of the paper instead of the table's own."),
     click.option("--variant", "variant", metavar="NAME", help="Another reading of a quirk; tables of its own."),
@@ -127,6 +129,10 @@ which_selection = click.option(
 # --- what was asked for ----------------------------------------------------------------------------------------------
 
 
+class Elsewhere(BadInput):
+    """A table does not have a data set; another one may."""
+
+
 class Request:
     """The cells that a command line means."""
 
@@ -137,6 +143,7 @@ class Request:
         table: str | None,
         datasets: Sequence[str],
         ratios: Sequence[int],
+        networks: Sequence[str],
         methods: Sequence[str],
         grid: str | None,
         variant: str | None,
@@ -157,7 +164,7 @@ class Request:
                 raise BadInput(f"method {method!r} is unknown in grid {self.grid}; allowed: {', '.join(known.methods)}")
         rows = [row.method for block in self.table.blocks for row in block.rows] if self.table else list(known.methods)
         self.methods = [m for m in known.methods if (m in methods if methods else m in rows)]
-        self.columns = self._columns(datasets, ratios)
+        self.columns = self._columns(datasets, ratios, networks)
         if variant is not None and all(column.stand_in for column in self.columns):
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
@@ -170,7 +177,7 @@ class Request:
             allowed = ", ".join(table.number for table in self.paper.tables)
             raise BadInput(f"table {number!r} is not replicated; {self.paper.command} has: {allowed}")
         if grid is None:
-            return self.paper.tables[0]
+            return self._table(self.paper.default_tables[0], None)
         # A grid that searches what a table's own grid fixes prints in that table's layout.
         for table in self.paper.tables:
             rows = {row.method for block in table.blocks for row in block.rows}
@@ -178,15 +185,16 @@ class Request:
                 return table
         return None
 
-    def _columns(self, datasets: Sequence[str], ratios: Sequence[int]) -> list[Column]:
+    def _columns(self, datasets: Sequence[str], ratios: Sequence[int], networks: Sequence[str]) -> list[Column]:
         known = self.paper.grids[self.grid].columns
-        default = self.table.columns if self.table else tuple(c for c in known if not c.stand_in)
+        default = tuple(c for c in known if not c.stand_in)
+        if self.table and self.table.grid == self.grid:
+            default, known = self.table.columns, (*self.table.columns, *self.table.stand_ins)
         names = list(dict.fromkeys(column.dataset for column in known))
         for dataset in datasets:
             if dataset not in names:
-                raise BadInput(
-                    f"data set {dataset!r} is unknown; {self.paper.command} in grid {self.grid} has: {', '.join(names)}"
-                )
+                where = f"table {self.table.number}" if self.table else f"grid {self.grid}"
+                raise Elsewhere(f"data set {dataset!r} is unknown; {self.paper.command} in {where} has: {', '.join(names)}")
         chosen = [column for column in known if column.dataset in datasets] if datasets else list(default)
         for ratio in ratios:
             allowed = list(dict.fromkeys(str(column.ratio) for column in chosen))
@@ -194,7 +202,16 @@ class Request:
                 raise BadInput(
                     f"ratio {ratio} is unknown for {', '.join(datasets) or 'these data sets'}; allowed: {', '.join(allowed)}"
                 )
-        return [column for column in chosen if not ratios or column.ratio in ratios]
+        for network in networks:
+            allowed = list(dict.fromkeys(_network(column) for column in chosen))
+            if network not in allowed:
+                named = ", ".join(datasets) or "these data sets"
+                raise BadInput(f"network {network!r} is unknown for {named}; allowed: {', '.join(allowed)}")
+        return [
+            column
+            for column in chosen
+            if (not ratios or column.ratio in ratios) and (not networks or _network(column) in networks)
+        ]
 
     @property
     def sources(self) -> list[str]:
@@ -217,12 +234,23 @@ class Request:
         if column.name not in self._kept:
             programmes = [
                 cell.programme
-                for name in self.paper.grids
+                for name, grid in self.paper.grids.items()
                 for variant in (None, *(v.name for v in self.paper.variants if not column.stand_in))
-                for cell in grids.cells(self.paper, name, columns=[column], variant=variant, quick=self.quick)
+                for cell in grids.cells(
+                    self.paper,
+                    name,
+                    columns=[c for c in grid.columns if (c.data, c.network) == (column.data, column.network)],
+                    variant=variant,
+                    quick=self.quick,
+                )
             ]
             self._kept[column.name] = frozenset(grids.branch_epochs(programmes))
         return self._kept[column.name]
+
+
+def _network(column: Column) -> str:
+    """A column's network as the command line calls it."""
+    return column.tag or column.network
 
 
 def read_images(source: str, data: Path | None) -> Images:
@@ -296,28 +324,44 @@ def run_command(name: str) -> click.Command:
         only_plan: bool,
         **which: Any,
     ) -> None:
-        request = Request(load_paper(name), **which)
+        requests = list(_requests(name, which, stand_ins=False, default=True))
         if only_plan:
-            _plan(request, data, Store(store), device, {}, {})
+            _plan_all(requests, data, Store(store), device)
             return
-        _run(request, data, Store(store), results, device, time_limit)
+        _run(requests, data, Store(store), results, device, time_limit)
 
     command.help = f"Train cells of {load_paper(name).title!r} that have no Record yet, and print the table."
     return command
 
 
-def _run(
-    request: Request, data: Path | None, store: Store, results: Path, device: str | None, time_limit: float | None
-) -> None:
-    planned = request.cells()
-    if not planned:
+def _planned(requests: Sequence[Request]) -> list[grids.Cell]:
+    """The cells of every request, each once: seeds outermost, then data as they first appear, so that each is read once a seed.
+
+    Raises ``BadInput`` if there is none."""
+    cells: dict[tuple[str, int], grids.Cell] = {}
+    seeds: dict[int, int] = {}
+    data: dict[object, int] = {}
+    for request in requests:
+        for cell in request.cells():
+            cells.setdefault((cell.programme.key(""), cell.seed), cell)
+            seeds.setdefault(cell.seed, len(seeds))
+            data.setdefault(cell.programme.start.data, len(data))
+    if not cells:
         raise BadInput("no cell is left by these options; leave one out, or see `replicate list`")
+    return sorted(cells.values(), key=lambda cell: (seeds[cell.seed], data[cell.programme.start.data]))
+
+
+def _run(
+    requests: Sequence[Request], data: Path | None, store: Store, results: Path, device: str | None, time_limit: float | None
+) -> None:
+    planned = _planned(requests)
     store.require_writable()
-    images = load_images(request.sources, data)
+    sources = list(dict.fromkeys(cell.programme.start.data.source for cell in planned))
+    images = load_images(sources, data)
     editions = {source: loaded.edition for source, loaded in images.items()}
 
     # What was read for its edition serves the first column; the rest is read again when it is needed, not kept until then.
-    images = {source: images[source] for source in request.sources[:1]}
+    images = {source: images[source] for source in sources[:1]}
 
     def load(source: str) -> Images:
         return images.pop(source, None) or read_images(source, data)
@@ -326,6 +370,7 @@ def _run(
     from replicate.launch import local
     from replicate.launch.progress import Progress, duration
 
+    quick, paper = requests[0].quick, requests[0].paper
     try:
         outcome = local.run(
             planned,
@@ -333,20 +378,20 @@ def _run(
             editions,
             load,
             pick_device(device),
-            keep=lambda cell: request.kept(cell.column),
+            keep=lambda cell: requests[0].kept(cell.column),
             # A quick run is there to see that all works; a Measure over the whole training set would take most of its time.
-            measures=() if request.quick else request.paper.measures,
+            measures=() if quick else paper.measures,
             time_limit=None if time_limit is None else 60 * time_limit,
             progress=(progress := Progress()),
         )
     except KeyboardInterrupt:
         click.echo("\nstopped; the last checkpoint stays: the same command goes on from it", err=True)
         sys.exit(130)
-    click.echo()
-    _show(request, store, editions, results)
-    cells = {(c.programme.keys("")[-1], c.seed) for c in planned}
+    for request in requests:
+        click.echo()
+        _show(request, store, editions, results)
     click.echo(
-        f"{_count(len(cells), 'cell')}: {outcome.before} done before, {outcome.trained} trained now in "
+        f"{_count(len(planned), 'cell')}: {outcome.before} done before, {outcome.trained} trained now in "
         f"{_count(outcome.epochs, 'epoch')}."
     )
     for cell, failed in outcome.failed:
@@ -451,10 +496,23 @@ def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str
 @which_device
 def plan_command(paper: str | None, data: Path | None, store: Path, device: str | None, **which: Any) -> None:
     """Cells, shared beginnings, epochs to train, and an estimate of time and disk from measured speed. Nothing runs."""
+    _plan_all(list(_requests(paper, which, stand_ins=False)), data, Store(store), device)
+
+
+def _plan_all(requests: Sequence[Request], data: Path | None, store: Store, device: str | None) -> None:
     speeds: dict[str, float] = {}
     editions: dict[str, str] = {}
-    for request in _requests(paper, which, stand_ins=False):
-        _plan(request, data, Store(store), device, speeds, editions)
+    for request in requests:
+        _plan(request, data, store, device, speeds, editions)
+    for paper, of_paper in itertools.groupby(requests, key=lambda request: request.paper):
+        together = list(of_paper)
+        if len(together) > 1:
+            planned = _planned(together)
+            cost, left = grids.cost(planned), store.epochs_left(planned, editions)
+            click.echo(
+                f"{paper.command}, {len(together)} tables together: {cost.cells:,} cells; {cost.epochs_alone:,} epochs with "
+                f"each cell alone, {cost.epochs_shared:,} with beginnings shared, {len(left):,} of them left to train"
+            )
 
 
 def _plan(
@@ -542,10 +600,10 @@ def list_command(store: Path, results: Path) -> None:
         click.echo(f"{paper.command}: {paper.title}\n  {paper.citation}")
         for table in paper.tables:
             click.echo(f"  table {table.number} (grid {table.grid}): {table.title}")
-            stand_ins = [column for column in paper.grids[table.grid].columns if column.stand_in]
-            for column in (*table.columns, *stand_ins):
+            for column in (*table.columns, *table.stand_ins):
                 told = "; ".join(_done(paper, table, column, kept)) or "nothing done"
-                click.echo(f"    {column.dataset} --ratio {column.ratio}: {told}")
+                which = f"{column.dataset} --ratio {column.ratio}" + (f" --network {column.tag}" if column.tag else "")
+                click.echo(f"    {which}: {told}")
         for label, grid in paper.grids.items():
             click.echo(f"  grid {label}: {grid.title}; methods: {', '.join(grid.methods)}")
         for variant in paper.variants:
@@ -556,7 +614,9 @@ def _done(paper: Paper, table: Table, column: Column, store: Store) -> Iterator[
     source = column.data.source
     for edition in store.editions(source):
         seeds = store.seeds(source, edition)
-        keys = {cell.programme.keys(edition)[-1][:24] for cell in grids.cells(paper, table.grid, columns=[column])}
+        methods = [row.method for block in table.blocks for row in block.rows]
+        planned = grids.cells(paper, table.grid, columns=[column], methods=list(dict.fromkeys(methods)))
+        keys = {cell.programme.key(edition)[:24] for cell in planned}
         done = sum(len(seeds.get(key, ())) for key in keys)
         if done:
             most = max(len(seeds.get(key, ())) for key in keys)
@@ -599,9 +659,13 @@ def tables_command(
     """Print tables from Records alone, in the published layout."""
     from replicate.report import tables
 
-    for request in _requests(paper, which, stand_ins=True):
+    for request in _requests(paper, which, stand_ins=True, words=True):
         if request.table is None:
             raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        if request.table.descriptive:
+            if published or which["table"] is not None:
+                click.echo(tables.render(request.paper, request.table, {}, form), nl=False)
+            continue
         if published:
             columns = [column for column in request.columns if not column.stand_in]
             numbers = tables.printed(request.paper, request.table)
@@ -618,10 +682,13 @@ def tables_command(
             click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {_how_to(request)}", err=True)
 
 
-def _requests(paper: str | None, which: dict[str, Any], *, stand_ins: bool) -> Iterator[Request]:
+def _requests(
+    paper: str | None, which: dict[str, Any], *, stand_ins: bool, default: bool = False, words: bool = False
+) -> Iterator[Request]:
     """One request a table: of one paper or of all. Raises ``BadInput`` if no table has what was asked for.
 
-    ``stand_ins`` adds the stand-in columns where no data set is named.
+    ``stand_ins`` adds the stand-in columns where no data set is named. ``default`` keeps to the tables that a paper's own
+    command trains. Tables of words are left out unless ``words`` asks for them.
     """
     refused: list[BadInput] = []
     found = 0
@@ -629,19 +696,42 @@ def _requests(paper: str | None, which: dict[str, Any], *, stand_ins: bool) -> I
         loaded = load_paper(name)
         numbers: list[str | None] = [which["table"]]
         if which["table"] is None and which["grid"] is None:
-            numbers = [table.number for table in loaded.tables]
+            numbers = [table.number for table in loaded.tables if words or not table.descriptive]
+            if default:
+                numbers = list(loaded.default_tables)
+                _known_somewhere(loaded, [table for table in loaded.tables if table.number in numbers], which)
         for number in numbers:
             try:
                 request = Request(loaded, **{**which, "table": number})
+                if request.table is not None and request.table.descriptive and not words:
+                    raise BadInput(
+                        f"table {number} of {loaded.command} has words and nothing to train; "
+                        f"print it: replicate tables {loaded.command} --table {number}"
+                    )
             except BadInput as error:
                 refused.append(error)
                 continue
             if stand_ins and request.variant is None and not which["datasets"] and not which["ratios"]:
-                request.columns += [column for column in loaded.grids[request.grid].columns if column.stand_in]
+                known = request.table.stand_ins if request.table else loaded.grids[request.grid].columns
+                request.columns += [c for c in known if c.stand_in and c not in request.columns]
             found += 1
             yield request
     if not found:
-        raise refused[0]
+        raise next((error for error in refused if not isinstance(error, Elsewhere)), refused[0])
+
+
+def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any]) -> None:
+    """Raises ``BadInput`` for a data set or method that none of these tables has, naming what they have together."""
+    columns = [column for table in tables for column in (*table.columns, *table.stand_ins)]
+    datasets = list(dict.fromkeys(column.dataset for column in columns))
+    for dataset in which["datasets"]:
+        if dataset not in datasets:
+            raise BadInput(f"data set {dataset!r} is unknown; {paper.command} has: {', '.join(datasets)}")
+    if len(tables) > 1:
+        methods = list(dict.fromkeys(method for table in tables for method in paper.grids[table.grid].methods))
+        for method in which["methods"]:
+            if method not in methods:
+                raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
 
 
 def _how_to(request: Request) -> str:
@@ -695,22 +785,26 @@ def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any
 @where_results
 @click.option("--classes", is_flag=True, help="Every class on a line of its own.")
 def measures_command(paper: str, store: Path, results: Path, classes: bool, **which: Any) -> None:
-    """The unified-bound analysis of every finished run, from its Measures: B_y(f), Lemma 4, the sum of Eq. 16 without C(F)."""
-    from replicate.report import bounds
+    """What the paper's analysis says of every finished run, from its Measures alone.
 
-    lines: list[tuple[Any, ...]] = []
+    unified-bound: B_y(f), Lemma 4, the sum of Eq. 16 without C(F). wb: discriminant ratios, cosines, norms, batch norm,
+    forgetting, and how near its theorems are.
+    """
+    from replicate.report import bounds, geometry
+
+    measured = load_paper(paper).measures
+    report = next((report for report in (bounds, geometry) if report.MEASURE in measured), None)
+    if report is None:
+        raise BadInput(f"{paper} has no Measures; allowed: a paper whose module names some")
+    lines: dict[tuple[Any, ...], None] = {}  # tables share runs: each is told once
     for request in _requests(paper, which, stand_ins=True):
-        if bounds.MEASURE not in request.paper.measures:
-            raise BadInput(
-                f"{request.paper.command} has no such measures; allowed: a paper whose module names {bounds.MEASURE}"
-            )
         kept = _reader(store, results, request.paper)
         for columns, editions in _edition_choices(request, kept):
             request.columns = columns
-            lines += bounds.lines(kept, request.cells(), editions, classes=classes)
+            lines |= dict.fromkeys(report.lines(kept, request.cells(), editions, classes=classes))
     if not lines:
         raise BadInput(f"no Measures are there for {paper!r} by these options; run `replicate {paper}` first")
-    click.echo(bounds.render(lines, classes=classes), nl=False)
+    click.echo(report.render(list(lines), classes=classes), nl=False)
 
 
 @cli.group("data", invoke_without_command=True)
@@ -737,13 +831,13 @@ def data_get(ctx: click.Context, names: tuple[str, ...]) -> None:
     from replicate.data import sources
 
     folder = sources.data_folder(ctx.obj) or Path("data")
-    allowed = [source for source in SOURCES if source != "digits"]
+    allowed = list(sources.ARCHIVES)
     for name in names or allowed:
         if name not in allowed:
             raise BadInput(f"data set {name!r} cannot be downloaded; allowed: {', '.join(allowed)}")
         click.echo(f"{name}: downloading to {folder}", err=True)
         sources.get(name, folder, progress=_downloaded)
-        click.echo(f"{name}: official archive checked and unpacked; use it with --data {folder}")
+        click.echo(f"{name}: official files are there; use them with --data {folder}")
 
 
 def _downloaded(arrived: int, total: int | None) -> None:

@@ -157,7 +157,7 @@ def test_a_quick_run_writes_its_table_in_every_format_and_its_records(quick):
     assert written["table1.digits.quick.txt"] in quick.told.out
     assert "| CE+DRW |" in written["table1.digits.quick.md"] and r"\toprule" in written["table1.digits.quick.tex"]
     numbers = published.parse(written["table1.digits.quick.csv"], "ours")
-    filled = {row: number for (row, path), number in numbers.items() if number.value is not None and path == "Digits/LT/45"}
+    filled = {row: number for (row, path, _), number in numbers.items() if number.value is not None and path == "Digits/LT/45"}
     assert set(filled) == {"w/o SAM/CE", "w/o SAM/CE+DRW", "w/ SAM/CE+DRW"} and len(numbers) == 16
     for number in filled.values():
         assert number.provenance == "replica" and number.n == 1
@@ -270,7 +270,7 @@ def test_plan_says_once_that_data_is_missing(plan):
 
 
 def test_published_numbers_come_back(tmp_path):
-    code, out, err = call_without_torch(tmp_path, "tables", "--published", "--table", "1", "--format", "csv")
+    code, out, err = call_without_torch(tmp_path, "tables", "unified-bound", "--published", "--table", "1", "--format", "csv")
     assert (code, err) == (0, "")
     assert published.parse(out, "printed") == dict(published.load("unified_bound", "table1.csv"))
 
@@ -364,7 +364,7 @@ def test_list_counts_finished_cells(uninterrupted, quick):
     code, out, err = call_without_torch(uninterrupted.folder, "list")
     assert (code, err) == (0, "")
     assert "    digits --ratio 45: 3 Records of 16 cells a seed, up to 1 seeds (digits@official)\n" in out
-    assert out.count("cifar10-lt --ratio 100: nothing done") == 2  # both tables have this column
+    assert out.partition("\nwb: ")[0].count("cifar10-lt --ratio 100: nothing done") == 2  # both tables have this column
     assert "  variant text-mean: " in out and "  grid figure3: " in out and "VS+TLA+ADRW+SAM" in out
     # A quick run is no cell of a table.
     assert "digits --ratio 45: nothing done" in call_without_torch(quick.folder, "list").out
@@ -436,7 +436,7 @@ def test_the_same_command_goes_on_and_changes_no_number(interrupted, uninterrupt
 
 RUN = ("unified-bound",)
 WRONG = {
-    "command": (("trian",), "'trian'", "unified-bound, data, diff, list, measures, plan, tables"),
+    "command": (("trian",), "'trian'", "unified-bound, wb, data, diff, list, measures, plan, tables"),
     "paper of plan": (("plan", "unifed"), "'unifed'", "unified-bound"),
     "paper of tables": (("tables", "unifed"), "'unifed'", "unified-bound"),
     "paper of diff": (("diff", "unifed"), "'unifed'", "unified-bound"),
@@ -597,6 +597,9 @@ def test_data_says_what_is_there_and_what_is_missing(tmp_path):
         ("cifar10", "missing"),
         ("cifar100", "missing"),
         ("digits", "present"),
+        ("mnist", "missing"),
+        ("mini_imagenet", "missing"),
+        ("mini_imagenet_lt", "missing"),
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -684,7 +687,7 @@ def test_damaged_record_stops_a_run_before_it_trains(copy, how, call_here):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["cfar"], 2, "run_all.sh: 'cfar' is unknown; allowed: digits, cifar, all, test"),
+        (["cfar"], 2, "run_all.sh: 'cfar' is unknown; allowed: digits, cifar, mnist, mini-imagenet, all, test"),
         (["digits"], 2, "run_all.sh: no Python 3.10 or newer was found"),
         (["--help"], 0, ""),
         (["-h"], 0, ""),
@@ -698,7 +701,8 @@ def test_run_all_sets_nothing_up_for_a_wrong_word_or_help(tmp_path, arguments, c
     if code:
         assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and done.stderr.startswith(told)
     else:
-        assert done.stderr == "" and "./run_all.sh [digits|cifar|all|test]" in done.stdout and "set -e" not in done.stdout
+        assert done.stderr == "" and "set -e" not in done.stdout
+        assert "./run_all.sh [digits|cifar|mnist|mini-imagenet|all|test]" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,108 @@
+"""The weight-balancing paper's whole commands, as a user runs them."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from test_cli import assert_refused, call, call_here, call_without_torch, contents, records
+
+from replicate.report import published
+
+__all__ = ["call_here"]  # a fixture
+
+QUICK = ("--dataset", "digits", "--seeds", "0", "--quick")
+METHODS = ("--method", "WD", "--method", "WD/Add", "--method", "WB", "--method", "WD fixed BN")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A finished quick run of every table that digits have: its folder, and what it told. Read only."""
+    folder = tmp_path_factory.mktemp("wb")
+    return SimpleNamespace(folder=folder, told=call(folder, "wb", *QUICK))
+
+
+def test_a_quick_run_prints_every_table_that_digits_have(quick):
+    code, out, err = quick.told
+    assert code == 0, err
+    titles = re.findall(r"^wb: quick run of .*table (\w+)", out, re.M)
+    assert titles == ["2", "3", "4", "6", "8"]
+    # 22 methods, one of them with three constants in each of three rows, of which a quick run takes the first; Table 3 adds 3.
+    assert re.search(r"^25 cells: 0 done before, 25 trained now in \d+ epochs\.$", out, re.M), out[-300:]
+    written = {path.name for path in (quick.folder / "results/wb").iterdir()}
+    assert {f"table{n}.digits.quick.{s}" for n in (2, 3, 4, 6, 8) for s in ("txt", "md", "csv", "tex")} == written
+
+
+def test_adjusted_cells_train_nothing(quick):
+    adjusted = re.findall(r"^\[\d+/25\] (\S.*/(?:Add|Mult))(?: constant=0.05)? digits/45 seed 0(.*)$", quick.told.err, re.M)
+    assert len(adjusted) == 10 and not any("epoch" in rest for _, rest in adjusted), quick.told.err
+    told = [json.loads(path.read_text()) for path in records(quick.folder)]
+    assert sum(record.get("adjusted") is not None for record in told) == 10
+
+
+def test_a_second_call_trains_nothing(quick, tmp_path):
+    shutil.copytree(quick.folder, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path / "store")
+    code, out, err = call(tmp_path, "wb", *QUICK)
+    assert (code, err) == (0, "") and "25 cells: 25 done before, 0 trained now in 0 epochs." in out
+    assert contents(tmp_path / "store") == before
+
+
+def test_tables_prints_from_records_alone(quick):
+    code, out, err = call_without_torch(quick.folder, "tables", "wb", "--table", "4", "--quick", "--dataset", "digits")
+    assert (code, err) == (0, "")
+    assert out.rstrip() == (quick.folder / "results/wb/table4.digits.quick.txt").read_text().rstrip()
+    assert "QUICK RUN" in out and "STAND-IN" in out
+    code, out, err = call_without_torch(quick.folder, "diff", "wb", "--table", "4", "--quick", "--dataset", "digits")
+    assert code == 0 and "not comparable" in out
+
+
+def test_published_tables_come_back(tmp_path):
+    for number, name in (("4", "table4.csv"), ("3", "table3.csv"), ("2", "table2.csv"), ("8", "table8.csv")):
+        code, out, err = call_without_torch(tmp_path, "tables", "wb", "--published", "--table", number, "--format", "csv")
+        assert (code, err) == (0, "")
+        assert published.parse(out, "printed") == dict(published.load("wb", name))
+    for arguments in (("--table", "1"), ("--table", "1", "--published")):
+        code, out, err = call_without_torch(tmp_path, "tables", "wb", *arguments)
+        assert (code, err) == (0, "") and "Devising loss functions" in out and "Kim and Kim" in out
+
+
+def test_plan_of_table_4(tmp_path):
+    code, out, err = call(tmp_path, "plan", "wb", "--table", "4", "--seeds", "0")
+    assert code == 0, err
+    assert re.search(r"^cifar100-lt/100 +12 +3850 +1610 +1610 ", out, re.M), out
+
+
+def test_networks_are_told_apart(tmp_path, call_here):
+    code, out, err = call_here(
+        tmp_path, "wb", "--table", "3", "--dataset", "mnist", "--network", "mlp3", "--seeds", "0", "--plan"
+    )
+    assert code == 0, err
+    assert re.search(r"^mnist/1/mlp3 +3 +450 +450 +450 ", out, re.M) and "mlp4" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("wb", "--dataset", "imagenet"), ("'imagenet'", "cifar10-lt", "mini-imagenet-lt", "mnist", "digits")),
+        (("wb", "--method", "WDD"), ("'WDD'", "WD&ETF")),
+        (("wb", "--table", "5"), ("'5'", "has: 1, 2, 3, 4, 6, 7, 8, 9, 10, text")),
+        (("wb", "--table", "1"), ("table 1", "replicate tables wb --table 1")),
+        (("wb", "--dataset", "mnist", "--network", "vgg"), ("'vgg'", "mlp3", "resblock2")),
+        (("wb", "--dataset", "mnist", "--table", "3", "--network", "mlp3"), ("MNIST", "--data")),
+        (("wb", "--dataset", "mini-imagenet-lt"), ("mini-ImageNet-LT", "--data")),
+        (("wb", "--variant", "text"), ("'text'", "max-norm-batch")),
+        (("tables", "wb", "--table", "11"), ("'11'",)),
+    ],
+)
+def test_refusals_name_the_value_and_what_is_allowed(tmp_path, arguments, named):
+    assert_refused(call(tmp_path, *arguments), *named)
+    assert not any(tmp_path.rglob("*.json"))
+
+
+def test_list_names_every_table_and_network(tmp_path):
+    code, out, _ = call_without_torch(tmp_path, "list")
+    assert code == 0
+    assert "Exploring Weight Balancing" in out and "mnist --ratio 1 --network mlp3: nothing done" in out
+    assert "variant max-norm-batch" in out and "grid figure6" in out
