@@ -21,7 +21,7 @@ import replicate
 from papers import PAPERS
 from replicate import grid as grids
 from replicate.errors import BadInput
-from replicate.protocol import Column, Paper, Table
+from replicate.protocol import SOURCES, Column, Paper, Table
 from replicate.record import Store
 from replicate.report.selection import SELECTIONS
 
@@ -502,8 +502,9 @@ def plan_command(paper: str | None, data: Path | None, store: Path, device: str 
 def _plan_all(requests: Sequence[Request], data: Path | None, store: Store, device: str | None) -> None:
     speeds: dict[str, float] = {}
     editions: dict[str, str] = {}
+    sides: dict[str, int | None] = {}
     for request in requests:
-        _plan(request, data, store, device, speeds, editions)
+        _plan(request, data, store, device, speeds, editions, sides)
     for paper, of_paper in itertools.groupby(requests, key=lambda request: request.paper):
         together = list(of_paper)
         if len(together) > 1:
@@ -516,9 +517,15 @@ def _plan_all(requests: Sequence[Request], data: Path | None, store: Store, devi
 
 
 def _plan(
-    request: Request, data: Path | None, store: Store, device: str | None, speeds: dict[str, float], editions: dict[str, str]
+    request: Request,
+    data: Path | None,
+    store: Store,
+    device: str | None,
+    speeds: dict[str, float],
+    editions: dict[str, str],
+    sides: dict[str, int | None],
 ) -> None:
-    """Print one table's cost; ``speeds`` by network and ``editions`` by source are found once and kept there."""
+    """Print one table's cost; ``speeds`` by network, ``editions`` and pixels of a side by source are found once and kept."""
     from tabulate import tabulate
 
     from replicate.engine.numerics import pick_device
@@ -533,7 +540,8 @@ def _plan(
         if source in editions:
             continue
         try:
-            editions[source] = read_images(source, data).edition
+            images = read_images(source, data)
+            editions[source], sides[source] = images.edition, _small_side(images)
         except BadInput:
             editions[source] = "official"
             click.echo(f"{source} is not here: planned for the official edition", err=True)
@@ -544,7 +552,7 @@ def _plan(
         every += cells
         kept = request.kept(column)
         if column.network not in speeds:
-            speeds[column.network] = local.measured_speed(cells[0], picked)
+            speeds[column.network] = local.measured_speed(cells[0], picked, side=sides.get(column.data.source))
         cost = grids.cost(cells)
         left = store.epochs_left(cells, editions)
         seconds = sum(work for _, work in left.values()) / speeds[column.network]
@@ -587,6 +595,12 @@ def _plan(
     networks = dict.fromkeys(column.network for column in request.columns)
     shown = ", ".join(f"{name} {speeds[name]:,.0f} images/s" for name in networks)
     click.echo(f"Time from the speed of a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
+
+
+def _small_side(images: Images) -> int | None:
+    """The side of photographs that are trained as they are because all have one size and it is small; else None."""
+    size = getattr(images.train_images, "one_size", None)
+    return max(size) if size and max(size) < SOURCES[images.source].side else None
 
 
 @cli.command("list")

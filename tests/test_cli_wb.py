@@ -1,13 +1,19 @@
 """The weight-balancing paper's whole commands, as a user runs them."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_cli import assert_refused, call, call_here, call_without_torch, contents, records
+from data_files import write_ready
+from test_cli import assert_refused, call, call_here, call_without_torch, contents, environment, records
 
+from replicate.data.folders import WNIDS
 from replicate.report import published
 
 __all__ = ["call_here"]  # a fixture
@@ -106,3 +112,84 @@ def test_list_names_every_table_and_network(tmp_path):
     assert code == 0
     assert "Exploring Weight Balancing" in out and "mnist --ratio 1 --network mlp3: nothing done" in out
     assert "variant max-norm-batch" in out and "grid figure6" in out
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+
+PHOTOGRAPHS = ("wb", "--table", "9", "--dataset", "mini-imagenet-lt", "--seeds", "0", "--quick", "--data", ".")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A hundred classes of photographs of 16x16 pixels."""
+    return write_ready(tmp_path, WNIDS, {"train": (2, *[1] * 99), "val": (1,) * 100, "test": (2,) * 100}, side=16)
+
+
+def test_photographs_are_trained_from_a_ready_folder_and_decoded_once(tmp_path, photographs):
+    cache = {"REPLICATE_CACHE": str(tmp_path / "cache")}
+    code, out, err = call(tmp_path, *PHOTOGRAPHS, "--method", "WD", "--method", "WD/Add", **cache)
+    assert code == 0, err
+    assert "decoded 401 photographs" in err and "quick run of table 9" in out
+    assert "2 cells: 0 done before, 2 trained now in 1 epoch." in out
+    code, out, err = call(tmp_path, *PHOTOGRAPHS, "--method", "WD", "--method", "WB", **cache)
+    assert code == 0 and "decod" not in err and "2 cells: 1 done before, 1 trained now in 1 epoch." in out
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "empty", "missing", "layout"])
+def test_folders_that_cannot_be_used_are_named_before_training(tmp_path, photographs, fault):
+    if fault == "corrupt":
+        named = sorted((photographs / "test" / WNIDS[7]).iterdir())[0]
+        named.write_bytes(named.read_bytes()[:100])
+    elif fault == "empty":
+        named = photographs / "val" / WNIDS[3]
+        for path in named.iterdir():
+            path.unlink()
+    elif fault == "missing":
+        named = photographs / "train" / WNIDS[99]
+        shutil.rmtree(named)
+        named = Path(named.name)
+    else:
+        named = photographs
+        for part in ("train", "val", "test"):
+            shutil.rmtree(photographs / part)
+        (photographs / "images").mkdir()
+    told = call(tmp_path, *PHOTOGRAPHS, "--method", "WD", REPLICATE_CACHE=str(tmp_path / "cache"))
+    assert told.code == 2 and told.out == "" and not list(tmp_path.glob("store/*/*"))
+    last = told.err.splitlines()[-1]  # decoding, where it began, has said so before
+    assert last.startswith("replicate: ") and named.name in last, told.err
+    assert "Traceback" not in told.err
+
+
+# --- real images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_images():
+    folder = os.environ.get("REPLICATE_DATA")
+    if not folder or not (Path(folder) / "mini-imagenet-lt").is_dir():
+        pytest.skip("needs real photographs: set REPLICATE_DATA to a folder that has mini-imagenet-lt")
+    return folder
+
+
+WITH_PEAK = """
+import resource, sys
+from replicate import cli
+sys.argv[0] = "replicate"
+try:
+    cli.main()
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_quick_run_on_real_photographs(tmp_path, real_images):
+    """The whole path, and its memory: below 3 GiB with the 14,847 photographs."""
+    which = ("wb", "--table", "9", "--seeds", "0", "--quick", "--method", "WD", "--method", "WD/Mult", "--method", "WB")
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_PEAK, *which, "--data", real_images],
+        cwd=tmp_path, env=environment(REPLICATE_CACHE=str(tmp_path / "cache")), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "3 cells: 0 done before, 3 trained now in 2 epochs." in done.stdout
+    assert int(re.search(r"^peak (\d+)$", done.stderr, re.M)[1]) < 3 * 2**20  # KiB

@@ -164,8 +164,10 @@ def _measure(
         store.write_measure(name, record.source, edition, trained_key, cell.seed, told)
 
 
-def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
+def measured_speed(cell: Cell, device: torch.device, steps: int = 4, *, side: int | None = None) -> float:
     """Work per second (see :func:`replicate.grid.epoch_work`) of a few ordinary steps on random images, the fastest of them.
+
+    ``side``: pixels of an image's side, where the files at hand have other ones than the data set as published.
 
     Takes a second or two and trains nothing that is kept.
     """
@@ -178,7 +180,8 @@ def measured_speed(cell: Cell, device: torch.device, steps: int = 4) -> float:
     source = SOURCES[start.data.source]
     draw = torch.Generator().manual_seed(0)
     batch = row.feed.batch
-    images = torch.randn(batch, source.channels, source.side, source.side, generator=draw).to(device)
+    side = side or source.side
+    images = torch.randn(batch, source.channels, side, side, generator=draw).to(device)
     labels = torch.randint(source.classes, (batch,), generator=draw).to(device)
     loss_of = losses.criterion(row.objective, start.data.class_counts(), device=device)
     seconds = []
