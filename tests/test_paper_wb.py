@@ -2,11 +2,14 @@
 
 import csv
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from papers.wb import COLUMNS, GRIDS, PAPER, TABLE_3_COLUMNS
 from replicate import grid
+from replicate.record import Store
+from replicate.report import tables
 
 C10, C100, MINI, RESNEXT, DIGITS = COLUMNS
 TABLES = {table.number: table for table in PAPER.tables}
@@ -132,3 +135,41 @@ def test_quirks_of_tables_exist():
     names = {quirk.name for quirk in PAPER.quirks}
     for table in PAPER.tables:
         assert set(table.quirks) <= names, table.number
+
+
+@pytest.mark.parametrize("number", ["2", "3", "4", "6", "8"])
+def test_committed_digits_tables_are_what_their_committed_records_give(number):
+    folder = Path(__file__).parent.parent / "results" / "wb"
+    if not folder.is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    table = TABLES[number]
+    how = {"selection": "as-published", "edition_of": {"digits": "official"}, "columns": list(table.stand_ins)}
+    values = tables.replicas(Store(folder), PAPER, table, **how)
+    rows = sum(len(block.rows) for block in table.blocks)
+    assert len(values) == rows * len(table.metrics) and all(value.n == 3 for value in values.values())
+    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        written = (folder / f"table{number}.digits.{suffix}").read_text(encoding="utf-8")
+        assert tables.render(PAPER, table, values, form, **how) == written
+
+
+def test_the_table_in_the_readme_is_the_committed_one():
+    root = Path(__file__).parent.parent
+    if not (root / "results" / "wb").is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    values = tables.replicas(
+        Store(root / "results" / "wb"),
+        PAPER,
+        TABLES["4"],
+        selection="as-published",
+        edition_of={"digits": "official"},
+        columns=[DIGITS],
+    )
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    found = 0
+    for row in TABLES["4"].blocks[0].rows:
+        method, _, adjustment = row.label.partition("/")
+        line = next(line for line in lines if line.startswith(f"| {method} | {adjustment.replace('N/A', '')} |"))
+        for group in ("Many", "Medium", "Few", "Average"):
+            value = values["", row.label, DIGITS.name, f"Accuracy/{group}"]
+            found += f" {value.mean:.1f}<sub>±{value.sd:.1f}</sub> |" in line
+    assert found == 12 * 4
