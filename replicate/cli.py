@@ -149,8 +149,11 @@ class Request:
         variant: str | None,
         quick: bool,
         seeds: Sequence[int] | None = None,
+        narrow: bool = False,
     ) -> None:
-        """Raises ``BadInput`` naming the first value that the paper does not have."""
+        """Raises ``BadInput`` naming the first value that the paper does not have.
+
+        ``narrow``: of several values that were asked for, those that this table has are meant; ``Elsewhere`` if it has none."""
         self.paper, self.variant, self.quick = paper, variant, quick
         self._kept: dict[str, frozenset[str]] = {}
         self.table = self._table(table, grid)
@@ -163,7 +166,13 @@ class Request:
             if method not in known.methods:
                 raise BadInput(f"method {method!r} is unknown in grid {self.grid}; allowed: {', '.join(known.methods)}")
         rows = [row.method for block in self.table.blocks for row in block.rows] if self.table else list(known.methods)
-        self.methods = [m for m in known.methods if (m in methods if methods else m in rows)]
+        self.methods = [m for m in rows if m in methods] if methods else list(dict.fromkeys(rows))
+        if methods and not self.methods:
+            assert self.table is not None
+            raise Elsewhere(
+                f"method {methods[0]!r} is no row of table {self.table.number}; its rows: {', '.join(dict.fromkeys(rows))}"
+            )
+        self._narrow = narrow
         self.columns = self._columns(datasets, ratios, networks)
         if variant is not None and all(column.stand_in for column in self.columns):
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
@@ -190,28 +199,26 @@ class Request:
         default = tuple(c for c in known if not c.stand_in)
         if self.table and self.table.grid == self.grid:
             default, known = self.table.columns, (*self.table.columns, *self.table.stand_ins)
-        names = list(dict.fromkeys(column.dataset for column in known))
-        for dataset in datasets:
-            if dataset not in names:
-                where = f"table {self.table.number}" if self.table else f"grid {self.grid}"
-                raise Elsewhere(f"data set {dataset!r} is unknown; {self.paper.command} in {where} has: {', '.join(names)}")
+        where = f"table {self.table.number}" if self.table else f"grid {self.grid}"
+        asked = ", ".join(datasets) or "these data sets"
+        names = f"{self.paper.command} in {where} has"
+        datasets = self._had("data set", datasets, [column.dataset for column in known], names)
         chosen = [column for column in known if column.dataset in datasets] if datasets else list(default)
-        for ratio in ratios:
-            allowed = list(dict.fromkeys(str(column.ratio) for column in chosen))
-            if str(ratio) not in allowed:
-                raise BadInput(
-                    f"ratio {ratio} is unknown for {', '.join(datasets) or 'these data sets'}; allowed: {', '.join(allowed)}"
-                )
-        for network in networks:
-            allowed = list(dict.fromkeys(_network(column) for column in chosen))
-            if network not in allowed:
-                named = ", ".join(datasets) or "these data sets"
-                raise BadInput(f"network {network!r} is unknown for {named}; allowed: {', '.join(allowed)}")
-        return [
-            column
-            for column in chosen
-            if (not ratios or column.ratio in ratios) and (not networks or _network(column) in networks)
-        ]
+        for what, wanted, value in (
+            ("ratio", [str(ratio) for ratio in ratios], lambda column: str(column.ratio)),
+            ("network", networks, _network),
+        ):
+            values = self._had(what, wanted, [value(column) for column in chosen], asked)
+            chosen = [column for column in chosen if not values or value(column) in values]
+        return chosen
+
+    def _had(self, what: str, wanted: Sequence[str], have: Sequence[str], where: str) -> list[str]:
+        """Those of ``wanted`` that are there; raises ``BadInput`` for one that is not, or if a narrowed request has none."""
+        found = [value for value in wanted if value in have]
+        if len(found) < len(wanted) and not (self._narrow and found):
+            missing = next(value for value in wanted if value not in have)
+            raise _unknown(what, missing, where, have, Elsewhere if what == "data set" else BadInput)
+        return found
 
     @property
     def sources(self) -> list[str]:
@@ -246,6 +253,13 @@ class Request:
             ]
             self._kept[column.name] = frozenset(grids.branch_epochs(programmes))
         return self._kept[column.name]
+
+
+def _unknown(what: str, value: str, where: str, have: Sequence[str], kind: type[BadInput] = BadInput) -> BadInput:
+    allowed = ", ".join(dict.fromkeys(have))
+    if what == "data set":
+        return kind(f"data set {value!r} is unknown; {where}: {allowed}")
+    return kind(f"{what} {value if what == 'ratio' else repr(value)} is unknown for {where}; allowed: {allowed}")
 
 
 def _network(column: Column) -> str:
@@ -475,16 +489,19 @@ def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str
     from tabulate import tabulate
 
     lines = []
+    on_validation = request.paper.selects_on == "validation"
     for cell in request.cells():
         record = store.of(cell, editions[cell.column.data.source])
         if record is not None and record.failed is None:
-            curve = record.accuracy("test")
+            curve, best = record.accuracy("test"), record.best["validation" if on_validation else "test"]
             point = " ".join(f"{name}={value:g}" for name, value in cell.point)
-            lines.append(
-                (cell.method, point, cell.column.name, cell.seed, 100 * max(curve), record.best["test"], 100 * curve[-1])
-            )
+            lines.append((cell.method, point, cell.column.name, cell.seed, 100 * curve[best - 1], best, 100 * curve[-1]))
     heads = ("method", "point", "data", "seed", "best", "epoch", "last")
-    return tabulate(lines, heads, floatfmt=".2f") + "\n\nTest accuracy (%), best epoch on the test set and last epoch."
+    where = "validation images" if on_validation else "the test set"
+    return (
+        tabulate(lines, heads, floatfmt=".2f")
+        + f"\n\nTest accuracy (%): the last stage's best epoch on {where}, and the last epoch."
+    )
 
 
 @cli.command("plan", short_help="What a request costs: cells, epochs, time, disk.")
@@ -709,14 +726,20 @@ def _requests(
     for name in [paper] if paper else PAPERS:
         loaded = load_paper(name)
         numbers: list[str | None] = [which["table"]]
-        if which["table"] is None and which["grid"] is None:
-            numbers = [table.number for table in loaded.tables if words or not table.descriptive]
+        walking = which["table"] is None and which["grid"] is None
+        if walking:
+            tables = [table for table in loaded.tables if words or not table.descriptive]
             if default:
-                numbers = list(loaded.default_tables)
-                _known_somewhere(loaded, [table for table in loaded.tables if table.number in numbers], which)
+                tables = [table for table in tables if table.number in loaded.default_tables]
+            numbers = [table.number for table in tables]
+            try:
+                _known_somewhere(loaded, tables, which)
+            except BadInput as error:  # another paper may know it
+                refused.append(error)
+                continue
         for number in numbers:
             try:
-                request = Request(loaded, **{**which, "table": number})
+                request = Request(loaded, **{**which, "table": number}, narrow=walking)
                 if request.table is not None and request.table.descriptive and not words:
                     raise BadInput(
                         f"table {number} of {loaded.command} has words and nothing to train; "
@@ -735,17 +758,25 @@ def _requests(
 
 
 def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any]) -> None:
-    """Raises ``BadInput`` for a data set or method that none of these tables has, naming what they have together."""
+    """Raises ``BadInput`` for a data set, ratio, network or method that none of these tables has, naming what they have
+    together: each table is then asked for what it has of them."""
     columns = [column for table in tables for column in (*table.columns, *table.stand_ins)]
-    datasets = list(dict.fromkeys(column.dataset for column in columns))
     for dataset in which["datasets"]:
-        if dataset not in datasets:
-            raise BadInput(f"data set {dataset!r} is unknown; {paper.command} has: {', '.join(datasets)}")
-    if len(tables) > 1:
-        methods = list(dict.fromkeys(method for table in tables for method in paper.grids[table.grid].methods))
-        for method in which["methods"]:
-            if method not in methods:
-                raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
+        if dataset not in (have := [column.dataset for column in columns]):
+            raise _unknown("data set", dataset, f"{paper.command} has", have)
+    if which["datasets"]:
+        columns = [column for column in columns if column.dataset in which["datasets"]]
+    asked = ", ".join(which["datasets"]) or "these data sets"
+    for ratio in which["ratios"]:
+        if ratio not in [column.ratio for column in columns]:
+            raise _unknown("ratio", str(ratio), asked, [str(column.ratio) for column in columns])
+    for network in which["networks"]:
+        if network not in (have := [_network(column) for column in columns]):
+            raise _unknown("network", network, asked, have)
+    methods = list(dict.fromkeys(row.method for table in tables for block in table.blocks for row in block.rows))
+    for method in which["methods"]:
+        if method not in methods:
+            raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
 
 
 def _how_to(request: Request) -> str:
@@ -798,7 +829,8 @@ def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any
 @where_store
 @where_results
 @click.option("--classes", is_flag=True, help="Every class on a line of its own.")
-def measures_command(paper: str, store: Path, results: Path, classes: bool, **which: Any) -> None:
+@click.option("--steps", is_flag=True, help="Discriminant ratios after every step of a perceptron (wb, Fig. 2).")
+def measures_command(paper: str, store: Path, results: Path, classes: bool, steps: bool, **which: Any) -> None:
     """What the paper's analysis says of every finished run, from its Measures alone.
 
     unified-bound: B_y(f), Lemma 4, the sum of Eq. 16 without C(F). wb: discriminant ratios, cosines, norms, batch norm,
@@ -810,15 +842,18 @@ def measures_command(paper: str, store: Path, results: Path, classes: bool, **wh
     report = next((report for report in (bounds, geometry) if report.MEASURE in measured), None)
     if report is None:
         raise BadInput(f"{paper} has no Measures; allowed: a paper whose module names some")
+    if steps and report is not geometry:
+        raise BadInput(f"--steps is about perceptrons, which {paper} has none of; allowed: wb")
+    how = {"classes": classes, **({"steps": True} if steps else {})}
     lines: dict[tuple[Any, ...], None] = {}  # tables share runs: each is told once
     for request in _requests(paper, which, stand_ins=True):
         kept = _reader(store, results, request.paper)
         for columns, editions in _edition_choices(request, kept):
             request.columns = columns
-            lines |= dict.fromkeys(report.lines(kept, request.cells(), editions, classes=classes))
+            lines |= dict.fromkeys(report.lines(kept, request.cells(), editions, **how))
     if not lines:
         raise BadInput(f"no Measures are there for {paper!r} by these options; run `replicate {paper}` first")
-    click.echo(report.render(list(lines), classes=classes), nl=False)
+    click.echo(report.render(list(lines), **how), nl=False)
 
 
 @cli.group("data", invoke_without_command=True)

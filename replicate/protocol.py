@@ -527,7 +527,7 @@ class PhotographFolders(Description):
     validation_shown: int | None = None
 
     def class_counts(self) -> tuple[int, ...]:
-        """Training images of each class [C] by the recipe; a ready folder may have others."""
+        """Training images of each class [C] by the recipe; a ready folder may have others, under the same groups of classes."""
         classes = SOURCES[self.source].classes
         return tuple(int(self.largest * (1.0 / self.ratio) ** (c / (classes - 1.0))) for c in range(classes))
 

@@ -88,6 +88,35 @@ def test_networks_are_told_apart(tmp_path, call_here):
     assert re.search(r"^mnist/1/mlp3 +3 +450 +450 +450 ", out, re.M) and "mlp4" not in out
 
 
+def test_several_data_sets_mean_every_table_that_has_one_of_them(tmp_path, call_here):
+    """As ``run_all.sh cifar`` names them."""
+    names = ("cifar10-lt", "cifar100-lt", "cifar10", "cifar100")
+    which = [argument for name in names for argument in ("--dataset", name)]
+    code, out, err = call_here(tmp_path, "plan", "wb", *which, "--seeds", "0", "--quick")
+    assert code == 0, err
+    assert re.findall(r"^wb, Table (\w+): ", out, re.M) == ["2", "3", "4", "6", "7", "8", "10", "text"]
+
+
+def test_a_method_means_the_tables_that_have_its_row(tmp_path, call_here):
+    arguments = ("--dataset", "cifar100-lt", "--method", "WD fixed BN", "--seeds", "0")
+    code, out, err = call_here(tmp_path, "plan", "wb", *arguments)
+    assert code == 0, err
+    assert re.findall(r"^wb, Table (\w+): ", out, re.M) == ["2"] and re.search(r"^cifar100-lt/100 +20 ", out, re.M)
+    assert_refused(call(tmp_path, "wb", "--table", "6", "--method", "WB"), "'WB'", "table 6", "WD&ETF&DR")
+
+
+def test_grids_without_a_table_are_summed_up_by_what_the_paper_chooses_on(tmp_path):
+    code, out, err = call(tmp_path, "wb", "--grid", "figure6", "--dataset", "digits", "--seeds", "0", "--quick")
+    assert code == 0, err
+    for path in records(tmp_path):
+        record = json.loads(path.read_text())
+        best = record["best"]["validation"]
+        assert best == 2  # of two stages of one epoch each
+        correct = sum(sum(counts[best - 1] for counts in half.values()) for half in record["curves"]["test"])
+        assert re.search(rf"^{re.escape(record['made_for']['method'])} .* {correct:.2f} +2 ", out, re.M), out
+    assert "best epoch on validation images" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -26,7 +26,7 @@ from replicate.protocol import SOURCES
 
 WNIDS = ("n01532829", "n01558993", "n01704323", "n02089867", "n13133613")
 UNEQUAL = ("n01704323", "n02089867")
-COUNTS = {"train": (4, 3, 2, 2, 1), "val": (2,) * 5, "test": (3, 3, 3, 3, 2)}
+COUNTS = {"train": (4, 3, 2, 2, 1), "val": (2,) * 5, "test": (3,) * 5}
 TINY = Recipe(train=8, validation=3, test=4, ratio=4)
 
 
@@ -195,6 +195,14 @@ def test_other_layouts_are_named(layout, tmp_path):
     message = refused(tmp_path)
     assert str(place) in message
     assert "is a file where a folder" in message if layout == "file" else "it must hold train, val and test" in message
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_classes_that_are_evaluated_are_of_equal_size(part, ready, tmp_path):
+    """Accuracy of a group of classes is the mean over its classes: of images only if they are equally many."""
+    next((ready / part / WNIDS[3]).iterdir()).unlink()
+    told = refused(tmp_path)
+    assert WNIDS[3] in told and str(ready / part) in told and "the same number" in told
 
 
 def test_a_damaged_photograph_is_named(ready, tmp_path):
@@ -383,7 +391,7 @@ def test_the_parts_are_the_split(ready, tmp_path):
     assert made.class_counts == COUNTS["train"]
     assert made.train_labels.tolist() == images.train_labels.tolist()
     assert len(made.validation_images) == len(made.validation_labels) == 10
-    assert made.test_half.tolist() == [0, 1, 0] * 4 + [0, 1]
+    assert made.test_half.tolist() == [0, 1, 0] * 5
     assert shown.fingerprint == made.fingerprint == sources.fingerprint(made.train_images.digests, made.train_labels)
     assert shown.test_labels.tolist() == np.repeat(np.arange(5), 2).tolist()
     assert shown.validation_labels.tolist() == list(range(5))

@@ -53,9 +53,9 @@ def test_a_line_for_every_trained_state_with_what_is_there(store):
         ("WB", "digits/45", 0),
         ("WD&ETF", "digits/45", 0),
     ]
-    assert found[0][3:] == (28700.0, 107.0, 0.01, 0.97, 3.0, 0.25, 0.19, 0.009, 2.5, 8.0, *[None] * 9)
+    assert found[0][3:] == (28700.0, 107.0, 0.01, 0.97, 3.0, 0.25, 0.19, 0.009, 2.5, 8.0, *[None] * 10)
     assert set(found[1][3:]) == {None}
-    assert found[2][-5:] == (2.0, 0.5, 2.0, 0.5, 0.5) and found[3][-9:-5] == (0.5, 0.25, 1.0, 0.1)
+    assert found[2][-6:] == (2.0, 0.5, None, 2.0, 0.5, 0.5) and found[3][-10:-6] == (0.5, 0.25, 1.0, 0.1)
     text = geometry.render(found)
     assert text.count("Naive ") == 2 and text.count("WB ") == 1 and "WD/Add" not in text and text.endswith("\n")
     assert "2.87e+04" in text and "Theorem 1, " in text and "Theorems 2 and 3" in text
@@ -74,6 +74,20 @@ def test_a_line_for_every_class(store):
     ]
     text = geometry.render(found, classes=True)
     assert "classifier norm ratio" in text and "1.25" in text
+
+
+def test_a_line_for_every_step(store):
+    naive, wd = cells("Naive", "WD")
+    finish(store, naive, wd)
+    steps = [{"step": "block 1 linear", "fdr": 10.0}, {"step": "block 1 ReLU", "fdr": None}]
+    untrained = [{"step": "block 1 linear", "fdr": 4.0}, {"step": "block 1 ReLU", "fdr": 3.0}]
+    measure(store, naive, "relu_fdr", {"trained": steps, "untrained": untrained})
+    found = list(geometry.lines(store, [naive, wd], {"digits": "official"}, steps=True))
+    assert found == [
+        ("Naive", "digits/45", 0, "block 1 linear", 10.0, 4.0),
+        ("Naive", "digits/45", 0, "block 1 ReLU", None, 3.0),
+    ]
+    assert "FDR untrained" in geometry.render(found, steps=True)
 
 
 def test_a_store_without_measures_has_no_lines_and_a_damaged_one_is_named(store):

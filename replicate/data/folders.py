@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,10 +153,19 @@ def _ready(place: Path) -> tuple[list[File], ...]:
             )
         if missing := [wnid for wnid in WNIDS if wnid not in classes]:
             raise BadInput(f"{str(place / part)!r} lacks the class {missing[0]}{_more(missing)}; {remedy}: add what is missing")
-        files = []
+        files, counts = [], Counter[str]()
         for label, wnid in enumerate(WNIDS):
             names = _photographs(place / part / wnid)
+            counts[wnid] = len(names)
             files += [_file(place / part / wnid, name, part, label) for name in names]
+        usual = Counter(counts.values()).most_common(1)[0][0]
+        if part != PARTS[0] and (odd := [wnid for wnid in WNIDS if counts[wnid] != usual]):
+            # Accuracy over a group of classes is counted over its images, which is the mean over classes only if they are
+            # equal.
+            raise BadInput(
+                f"{str(place / part)!r} has {counts[odd[0]]} photographs of class {odd[0]}{_more(odd)} and {usual} of others; "
+                "every class that is evaluated needs the same number: add or remove some"
+            )
         parts.append(files)
     return tuple(parts)
 

@@ -167,7 +167,7 @@ class PhotographFeeder:
         else:
             made = torch.empty(len(shown), height, width, 3, device=self.device)
             for places in blocks:
-                made[torch.from_numpy(places).to(self.device)] = self._block(shown[places], resizing[places])
+                made[_sent(places, self.device)] = self._block(shown[places], resizing[places])
         self._photographs.let_go()
         return self._normalised(made)
 
@@ -220,13 +220,19 @@ def random_windows(
     return np.where(fits.any(axis=1)[:, None], drawn, np.stack(central, axis=1))
 
 
+def _sent(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """An array on the device; the host does not wait for a GPU to have taken it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def resized(block: Tensor, resizing: Resizing, size: tuple[int, int]) -> Tensor:
     """Windows uint8 [B, H, W, 3], each in the upper left of its place, resized: whole grey levels, float32
     [B, *size, 3]."""
     count, rows, columns, channels = block.shape
     height, width = size
     told = np.concatenate([resizing.windows[:, 2:], resizing.sizes, resizing.corners, resizing.flips[:, None]], axis=1)
-    lengths, sizes, corners, flips = torch.split_with_sizes(torch.from_numpy(told).to(block.device), [2, 2, 2, 1], dim=1)
+    lengths, sizes, corners, flips = torch.split_with_sizes(_sent(told, block.device), [2, 2, 2, 1], dim=1)
     unflipped = torch.zeros_like(flips)
     across = weights(lengths[:, 1:], sizes[:, 1:], corners[:, 1:], flips, width, columns)
     down = weights(lengths[:, :1], sizes[:, :1], corners[:, :1], unflipped, height, rows)

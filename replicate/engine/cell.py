@@ -70,8 +70,10 @@ def train_cell(
 
     state = start(programme, seed, data.device)
     for epoch in range(programme.length, 0, -1):
-        if path(epoch).exists() and state.restore(path(epoch)):
-            break
+        if path(epoch).exists():
+            if state.restore(path(epoch)):
+                break
+            state = start(programme, seed, data.device)  # what could be read of a damaged one may be in it
     passing = state.epoch if state.epoch and not stays(state.epoch) else None
     saved_at = time.monotonic()
     while state.epoch < programme.length:

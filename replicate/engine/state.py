@@ -204,7 +204,7 @@ class State:
             ) from None
 
     def restore(self, path: Path) -> bool:
-        """Load a checkpoint; False, and nothing changed, if it is not there or not whole."""
+        """Load a checkpoint; False if it is not there or not whole, and the state is then not to be used."""
         try:
             named = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:

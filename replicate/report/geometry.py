@@ -41,6 +41,7 @@ _OF_RUN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Theorems 2 and 3: relative distance of class vectors from the theorem's; objective in brackets": {
         "trained (own)": ("second_stage", "as_trained", "trained", "from_theorem", "total"),
         "exact (own)": ("second_stage", "as_trained", "exact", "from_theorem", "total"),
+        "exact from lemma (own)": ("second_stage", "as_trained", "exact", "from_lemma", "total"),
         "trained (beta 1)": ("second_stage", "beta_1", "trained", "from_theorem", "total"),
         "exact (beta 1)": ("second_stage", "beta_1", "exact", "from_theorem", "total"),
         "exact (unweighted)": ("second_stage", "unweighted", "exact", "from_theorem", "total"),
@@ -54,15 +55,24 @@ _OF_CLASS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+#: Of every step of a perceptron (Fig. 2): ReLU of its output under the trained and under the untrained network.
+_OF_STEP = ("step", "FDR trained", "FDR untrained")
+
+
 def lines(
-    store: Store, planned: Iterable[Cell], edition_of: Mapping[str, str], *, classes: bool = False
+    store: Store, planned: Iterable[Cell], edition_of: Mapping[str, str], *, classes: bool = False, steps: bool = False
 ) -> Iterator[tuple[Any, ...]]:
-    """A line for every run of the cells that has any of the Measures, whatever its seed, or one for each of its classes:
-    method, data, seed, (class,) then numbers, None where one is not there.
+    """A line for every run of the cells that has any of the Measures, whatever its seed, or one for each of its classes, or of
+    its ``steps``: method, data, seed, (class or step,) then numbers, None where one is not there.
 
     Raises ``BadInput`` naming a file that is damaged.
     """
     for run in trained(store, planned, edition_of):
+        if steps:
+            found = run.measure("relu_fdr") or {}
+            for one, other in zip(found.get("trained", ()), found.get("untrained", ()), strict=True):
+                yield (*run.names, one["step"], one["fdr"], other["fdr"])
+            continue
         told = {name: run.measure(name) for name in ("separation", "forgetting", "etf_cosine", "second_stage")}
         if classes:
             columns = [found if isinstance(found := _at(told, way), list) else [] for way in _OF_CLASS.values()]
@@ -101,7 +111,7 @@ def _as_share(etf_cosine: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**etf_cosine, "satisfied": {"of asserted": satisfied / asserted if asserted and satisfied is not None else None}}
 
 
-def render(found: Sequence[tuple[Any, ...]], *, classes: bool = False) -> str:
+def render(found: Sequence[tuple[Any, ...]], *, classes: bool = False, steps: bool = False) -> str:
     """As aligned text, ending with a line feed: a table for each kind of number, without runs that have none of it."""
     from tabulate import tabulate
 
@@ -114,6 +124,9 @@ def render(found: Sequence[tuple[Any, ...]], *, classes: bool = False) -> str:
         "\n\nThe network that training hands over, in evaluation mode. Training images, unless it says test: augmented once for"
         "\nfeatures, as they are for the theorems; forgetting from predictions made while training.\n"
     )
+    if steps:
+        of = "\n\nDiscriminant ratio of ReLU of each step's output, on validation images, in evaluation mode.\n"
+        return table((*_NAMES, *_OF_STEP), found) + of
     if classes:
         return table((*_NAMES, "class", *_OF_CLASS), found) + about
     parts, first = [], len(_NAMES)
