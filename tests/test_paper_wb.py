@@ -152,6 +152,27 @@ def test_committed_digits_tables_are_what_their_committed_records_give(number):
         assert tables.render(PAPER, table, values, form, **how) == written
 
 
+def test_the_mnist_row_is_committed_beside_the_published_one():
+    root = Path(__file__).parent.parent
+    if not (root / "results" / "wb").is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    table, column = TABLES["3"], TABLE_3_COLUMNS[6]
+    how = {"selection": "as-published", "edition_of": {"mnist": "e78deba9817a"}, "columns": [column]}
+    values = tables.replicas(Store(root / "results" / "wb"), PAPER, table, **how)
+    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        written = (root / f"results/wb/table3.mnist@e78deba9817a.{suffix}").read_text(encoding="utf-8")
+        assert tables.render(PAPER, table, values, form, **how) == written
+    printed = tables.printed(PAPER, table)
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    for method in ("Naive", "WD w/o BN", "WD"):
+        line = next(line for line in lines if line.startswith(f"| {method} on MNIST |"))
+        told = [float(cell.replace("×10²", "")) for cell in line.strip("| ").split(" | ")[1:]]
+        keys = [key for name in ("before", "after") for key in [("", method, column.name, name)]]
+        expected = [number / 100 for key in keys for number in (printed[key].value, values[key].mean)]
+        assert told == pytest.approx(expected, abs=0.005), method
+        assert all(values[key].n == 1 for key in keys)
+
+
 def test_the_table_in_the_readme_is_the_committed_one():
     root = Path(__file__).parent.parent
     if not (root / "results" / "wb").is_dir():
