@@ -7,7 +7,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence, Set
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import replicate
 from replicate.adjust import adjusted_logits, log_prior
 from replicate.engine.loop import DeviceData, Diverged, correct_counts, features_of, start, train_epoch
 from replicate.engine.numerics import Numerics
-from replicate.engine.state import History, State, sizes
+from replicate.engine.state import History, State, balanced, sizes
 from replicate.grid import Cell, cell_key
 from replicate.models import Classifier
 from replicate.record import Record, Store
@@ -171,11 +170,11 @@ def _record(
         series |= {f"half {h}": [test[h] for test in history.test] for h in (0, 1)}
         if data.validation is not None:
             curves["validation"] = _by_group(cell, history.validation)
-            class_sizes["validation"] = sizes(data.validation.labels, classes)
+            class_sizes["validation"] = data.validation_sizes
             totals["validation"] = total(class_sizes["validation"])
             series["validation"] = history.validation
         for name, counts in series.items():
-            levels = [_balanced(row.tolist(), class_sizes[name]) for row in counts[starts[-1] - 1 :]]
+            levels = [balanced(row.tolist(), class_sizes[name]) for row in counts[starts[-1] - 1 :]]
             best[name] = starts[-1] + levels.index(max(levels))
     told = sorted({len(history.test), *best.values(), *programme.switches} - {0})
     per_class = {
@@ -212,11 +211,6 @@ def _record(
         stage_starts=starts,
         adjusted=adjusted,
     )
-
-
-def _balanced(correct: Sequence[int], of: Sequence[int]) -> Fraction:
-    """Mean over classes of the share of correct images, exact: equal accuracies are ties."""
-    return sum((Fraction(hits, size) for hits, size in zip(correct, of, strict=True) if size), Fraction(0))
 
 
 def environment(device: torch.device, numerics: Numerics) -> dict[str, Any]:

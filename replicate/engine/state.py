@@ -112,8 +112,7 @@ class State:
         stage's best; of equal epochs the earlier stays."""
 
         def accuracy(epoch: int) -> Fraction:
-            correct = self.history.validation[epoch - 1].tolist()
-            return sum((Fraction(hits, size) for hits, size in zip(correct, sizes, strict=True)), Fraction(0))
+            return balanced(self.history.validation[epoch - 1].tolist(), sizes)
 
         if self.best is None or accuracy(self.epoch) > accuracy(self.best_epoch):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -250,6 +249,11 @@ def project(head: torch.nn.Module, bound: Tensor) -> None:
 def counts_by_class(labels: Tensor, hits: Tensor, classes: int) -> Tensor:
     """Correct images of each class [classes], int64, on the labels' device, without a host synchronisation."""
     return torch.zeros(classes, dtype=torch.int64, device=labels.device).index_add_(0, labels, hits.to(torch.int64))
+
+
+def balanced(correct: Sequence[int], of: Sequence[int]) -> Fraction:
+    """Sum over classes of the share of correct images: ranks as balanced accuracy does, and exact, so that equals are ties."""
+    return sum((Fraction(hits, size) for hits, size in zip(correct, of, strict=True) if size), Fraction(0))
 
 
 def sizes(labels: Tensor, classes: int) -> Sequence[int]:
