@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from replicate.data import bounded
 from replicate.errors import BadInput
 
 __all__ = ["LARGEST", "parse", "read"]
@@ -32,13 +33,7 @@ def read(path: Path) -> bytes:
 
     Raises ``BadInput`` if it is missing, no regular file, unreadable, damaged, or larger than any file of MNIST.
     """
-    try:
-        if not path.is_file():
-            raise BadInput(f"file {str(path)!r} is {'not a file' if path.exists() else 'missing'}; {_REMEDY}")
-        with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise BadInput(f"file {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+    data = bounded.read(path, LARGEST, _REMEDY)
     if path.suffix == ".gz" and len(data) <= LARGEST:
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from replicate.data import bounded
 from replicate.errors import BadInput
 
 __all__ = ["LARGEST", "parse", "read"]
@@ -52,13 +53,7 @@ def read(path: Path) -> bytes:
 
     Raises ``BadInput`` if it is missing, no regular file, unreadable or larger than any CIFAR file.
     """
-    try:
-        if not path.is_file():
-            raise BadInput(f"file {str(path)!r} is {'not a file' if path.exists() else 'missing'}; {_REMEDY}")
-        with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise BadInput(f"file {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+    data = bounded.read(path, LARGEST, _REMEDY)
     if len(data) > LARGEST:
         raise BadInput(f"file {str(path)!r} has more than {LARGEST:,} bytes, no CIFAR file is as large; {_REMEDY}")
     return data
