@@ -10,9 +10,8 @@ from replicate.models.backbone import Backbone, kaiming_normal_fan_in
 from replicate.models.batch_norm import BatchNorm2d
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm. Where the shape changes the shortcut takes every second pixel and pads channels
-    with zeros, half on each side: it has no parameters."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm beside a shortcut, which a block of its own kind adds."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -20,16 +19,29 @@ class BasicBlock(nn.Module):
         self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = BatchNorm2d(width)
-        self.stride = stride
-        self.pad = (width - channels) // 2
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """What is added to the convolutions of ``x``, of their shape."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu_(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if self.stride != 1:
-            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
         # In place: batch norm's backward pass reads its input, not this output, so nothing that is needed is lost.
-        return functional.relu_(out.add_(x))
+        return functional.relu_(out.add_(self.shortcut(x)))
+
+
+class BasicBlock(ResidualBlock):
+    """Where the shape changes the shortcut takes every second pixel and pads channels with zeros, half on each side: it has no
+    parameters."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__(channels, width, stride)
+        self.stride = stride
+        self.pad = (width - channels) // 2
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.stride == 1 else functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
 
 
 class ResNet32(Backbone):

@@ -8,23 +8,20 @@ from torch.nn import functional
 
 from replicate.models.backbone import Backbone, framework_default, kaiming_normal_fan_out
 from replicate.models.batch_norm import BatchNorm2d
+from replicate.models.resnet_cifar import ResidualBlock
 
 
-class ProjectionBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm; the shortcut is a 1x1 convolution with batch norm (He et al. 2016, option B)."""
+class ProjectionBlock(ResidualBlock):
+    """The shortcut is a 1x1 convolution with batch norm (He et al. 2016, option B)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(width)
+        super().__init__(channels, width, stride)
         self.projection = nn.Conv2d(channels, width, 1, stride, bias=False)
         self.bn3 = BatchNorm2d(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = functional.relu_(self.bn1(self.conv1(x)))
-        return functional.relu_(self.bn2(self.conv2(out)).add_(self.bn3(self.projection(x))))
+    def shortcut(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = self.bn3(self.projection(x))
+        return shortcut
 
 
 class ResNetDigits(Backbone):
