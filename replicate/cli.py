@@ -172,8 +172,7 @@ class Request:
             raise Elsewhere(
                 f"method {methods[0]!r} is no row of table {self.table.number}; its rows: {', '.join(dict.fromkeys(rows))}"
             )
-        self._narrow = narrow
-        self.columns = self._columns(datasets, ratios, networks)
+        self.columns = self._columns(datasets, ratios, networks, narrow)
         if variant is not None and all(column.stand_in for column in self.columns):
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
@@ -194,7 +193,7 @@ class Request:
                 return table
         return None
 
-    def _columns(self, datasets: Sequence[str], ratios: Sequence[int], networks: Sequence[str]) -> list[Column]:
+    def _columns(self, datasets: Sequence[str], ratios: Sequence[int], networks: Sequence[str], narrow: bool) -> list[Column]:
         known = self.paper.grids[self.grid].columns
         default = tuple(c for c in known if not c.stand_in)
         if self.table and self.table.grid == self.grid:
@@ -202,23 +201,15 @@ class Request:
         where = f"table {self.table.number}" if self.table else f"grid {self.grid}"
         asked = ", ".join(datasets) or "these data sets"
         names = f"{self.paper.command} in {where} has"
-        datasets = self._had("data set", datasets, [column.dataset for column in known], names)
+        datasets = _known("data set", datasets, [column.dataset for column in known], names, narrow)
         chosen = [column for column in known if column.dataset in datasets] if datasets else list(default)
         for what, wanted, value in (
             ("ratio", [str(ratio) for ratio in ratios], lambda column: str(column.ratio)),
             ("network", networks, _network),
         ):
-            values = self._had(what, wanted, [value(column) for column in chosen], asked)
+            values = _known(what, wanted, [value(column) for column in chosen], asked, narrow)
             chosen = [column for column in chosen if not values or value(column) in values]
         return chosen
-
-    def _had(self, what: str, wanted: Sequence[str], have: Sequence[str], where: str) -> list[str]:
-        """Those of ``wanted`` that are there; raises ``BadInput`` for one that is not, or if a narrowed request has none."""
-        found = [value for value in wanted if value in have]
-        if len(found) < len(wanted) and not (self._narrow and found):
-            missing = next(value for value in wanted if value not in have)
-            raise _unknown(what, missing, where, have, Elsewhere if what == "data set" else BadInput)
-        return found
 
     @property
     def sources(self) -> list[str]:
@@ -255,11 +246,17 @@ class Request:
         return self._kept[column.name]
 
 
-def _unknown(what: str, value: str, where: str, have: Sequence[str], kind: type[BadInput] = BadInput) -> BadInput:
-    allowed = ", ".join(dict.fromkeys(have))
-    if what == "data set":
-        return kind(f"data set {value!r} is unknown; {where}: {allowed}")
-    return kind(f"{what} {value if what == 'ratio' else repr(value)} is unknown for {where}; allowed: {allowed}")
+def _known(what: str, wanted: Sequence[str], have: Sequence[str], where: str, narrow: bool = False) -> list[str]:
+    """Those of ``wanted`` that are among ``have``; raises ``BadInput`` for the first that is not. ``narrow``: some may be
+    missing, not all."""
+    found = [value for value in wanted if value in have]
+    if len(found) < len(wanted) and not (narrow and found):
+        missing = next(value for value in wanted if value not in have)
+        allowed = ", ".join(dict.fromkeys(have))
+        if what == "data set":
+            raise Elsewhere(f"data set {missing!r} is unknown; {where}: {allowed}")
+        raise BadInput(f"{what} {missing if what == 'ratio' else repr(missing)} is unknown for {where}; allowed: {allowed}")
+    return found
 
 
 def _network(column: Column) -> str:
@@ -761,18 +758,11 @@ def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any
     """Raises ``BadInput`` for a data set, ratio, network or method that none of these tables has, naming what they have
     together: each table is then asked for what it has of them."""
     columns = [column for table in tables for column in (*table.columns, *table.stand_ins)]
-    for dataset in which["datasets"]:
-        if dataset not in (have := [column.dataset for column in columns]):
-            raise _unknown("data set", dataset, f"{paper.command} has", have)
-    if which["datasets"]:
+    if _known("data set", which["datasets"], [column.dataset for column in columns], f"{paper.command} has"):
         columns = [column for column in columns if column.dataset in which["datasets"]]
     asked = ", ".join(which["datasets"]) or "these data sets"
-    for ratio in which["ratios"]:
-        if ratio not in [column.ratio for column in columns]:
-            raise _unknown("ratio", str(ratio), asked, [str(column.ratio) for column in columns])
-    for network in which["networks"]:
-        if network not in (have := [_network(column) for column in columns]):
-            raise _unknown("network", network, asked, have)
+    _known("ratio", [str(ratio) for ratio in which["ratios"]], [str(column.ratio) for column in columns], asked)
+    _known("network", which["networks"], [_network(column) for column in columns], asked)
     methods = list(dict.fromkeys(row.method for table in tables for block in table.blocks for row in block.rows))
     for method in which["methods"]:
         if method not in methods:
