@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from training import assert_equal, run, told, train_until
 
 from papers.unified_bound import PAPER
 from replicate import grid, losses, measures
@@ -18,7 +19,6 @@ from replicate.engine.cell import Stopped, train_cell
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData
 from replicate.engine.state import State, counts_by_class
-from replicate.launch import local
 from replicate.launch.progress import duration
 from replicate.protocol import LDAM, CrossEntropy, EffectiveNumber, Objective, VectorScaling
 from replicate.record import Store
@@ -38,32 +38,6 @@ def data(short_paper, digits):
 
 def weights(state):
     return {name: value for name, value in state.tensors().items() if not name.startswith("history/seconds")}
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def told(record):
-    """A Record without what a clock decides."""
-    curves = {name: curve for name, curve in record.curves.items() if name != "seconds"}
-    return (record.key, curves, record.totals, record.per_class, record.best, record.fingerprint)
-
-
-def run(planned, store, digits, silent, **kwargs):
-    keep = kwargs.pop("keep", frozenset(grid.branch_epochs([cell.programme for cell in planned])))
-    return local.run(
-        planned,
-        store,
-        {"digits": digits.edition},
-        lambda source: digits,
-        CPU,
-        keep=lambda cell: keep,
-        progress=silent,
-        **kwargs,
-    )
 
 
 def checkpoint(store, cell, digits, epoch=None):
@@ -220,17 +194,8 @@ def test_resuming_at_any_epoch_changes_no_number(first, second, short_paper, dig
     mode = numerics.mode(cell.programme.start.network, CPU)
     numerics.enter(mode)
     for stop in sorted({first, second}):
-        seen = []
         with pytest.raises(Stopped) as stopped:
-            train_cell(
-                cell,
-                data,
-                store,
-                digits.edition,
-                mode,
-                each_epoch=lambda state, seen=seen: seen.append(state.epoch),
-                out_of_time=lambda seen=seen, stop=stop: seen[-1] >= stop,
-            )
+            train_until(stop, cell, data, store, digits.edition, mode)
         assert stopped.value.epoch == stop
     record, state = train_cell(cell, data, store, digits.edition, mode)
     assert told(record) == told(uninterrupted.of(cell, digits.edition))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training import assert_equal, run, told, train_until
 
 from papers import wb
 from replicate import adjust, grid
@@ -12,7 +13,6 @@ from replicate.data.longtail import split
 from replicate.engine import loop, numerics, plain
 from replicate.engine.cell import Stopped, train_cell
 from replicate.engine.loop import DeviceData
-from replicate.launch import local
 from replicate.protocol import (
     AdditiveAdjustment,
     Column,
@@ -66,25 +66,6 @@ def trained(cell: grid.Cell, data: DeviceData, seed: int = 0):
     return state
 
 
-def run(planned, store, digits, silent):
-    keep = frozenset(grid.branch_epochs([cell.programme for cell in planned]))
-    return local.run(
-        planned, store, {"digits": digits.edition}, lambda source: digits, CPU, keep=lambda cell: keep, progress=silent
-    )
-
-
-def told(record):
-    """A Record without what a clock decides."""
-    curves = {name: curve for name, curve in record.curves.items() if name != "seconds"}
-    return (record.key, curves, record.totals, record.per_class, record.best, record.stage_starts, record.adjusted)
-
-
-def same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert name == "history/seconds" or torch.equal(first[name], second[name]), name
-
-
 # --- the fast path equals the plain path ------------------------------------------------------------------------------
 
 
@@ -106,7 +87,7 @@ def test_loop_equals_the_plain_loop_bit_for_bit(method, changes, data, one_threa
     cell = cell_of(method, **changes)
     state = trained(cell, data, seed=3)
     model, epochs = plain.train(cell.programme, data, 3, memory_format=torch.channels_last)
-    same(dict(model.state_dict()), dict(state.handed_over().state_dict()))
+    assert_equal(dict(model.state_dict()), dict(state.handed_over().state_dict()))
     assert [t.tolist() for t in state.history.train] == [e["train"] for e in epochs]
     assert [t.sum(0).tolist() for t in state.history.test] == [e["test"] for e in epochs]
     assert [t.tolist() for t in state.history.validation] == [e["validation"] for e in epochs]
@@ -117,7 +98,7 @@ def test_a_perceptron_equals_the_plain_loop_bit_for_bit(balanced, one_thread):
     cell = cell_of("WB", "mlp")
     state = trained(cell, balanced, seed=1)
     model, _ = plain.train(cell.programme, balanced, 1, memory_format=torch.channels_last)
-    same(dict(model.state_dict()), dict(state.handed_over().state_dict()))
+    assert_equal(dict(model.state_dict()), dict(state.handed_over().state_dict()))
 
 
 # --- what a stage does ------------------------------------------------------------------------------------------------
@@ -133,7 +114,7 @@ def test_second_stage_starts_from_the_best_epoch_on_validation_and_trains_the_he
     hits = [int(v.sum()) for v in state.history.validation]  # classes of the validation split are of equal size
     best = hits.index(max(hits)) + 1
     assert state.handed_over_epoch == best
-    same(kept[best], dict(state.handed_over().state_dict()))
+    assert_equal(kept[best], dict(state.handed_over().state_dict()))
     # Make the hand-over visible: another epoch than the last must be taken up.
     state.best, state.best_epoch = kept[1], 1
     loop.train_epoch(state, cell.programme.epoch(4), data, 0)
@@ -251,19 +232,10 @@ def test_resuming_in_either_stage_and_between_them_changes_no_number(stop, digit
     mode = numerics.mode(cell.programme.start.network, CPU)
     numerics.enter(mode)
     expected = trained(cell, data)
-    seen = []
     with pytest.raises(Stopped):
-        train_cell(
-            cell,
-            data,
-            store,
-            digits.edition,
-            mode,
-            each_epoch=lambda state: seen.append(state.epoch),
-            out_of_time=lambda: seen[-1] >= stop,
-        )
+        train_until(stop, cell, data, store, digits.edition, mode)
     _, state = train_cell(cell, data, store, digits.edition, mode)
-    same(expected.tensors(), state.tensors())
+    assert_equal(expected.tensors(), state.tensors())
 
 
 def test_checkpoints_of_the_version_before_are_gone_on_from(digits, data, tmp_path):
@@ -371,7 +343,7 @@ def test_chains_on_a_gpu_are_near_the_cpu_and_resume_bit_for_bit(method, digits,
                 assert state.restore(tmp_path / "halfway.pt")
             loop.train_epoch(state, cell.programme.epoch(epoch), part, 0)
         states[name] = state
-    same(states["cuda"].tensors(), states["again"].tensors())
+    assert_equal(states["cuda"].tensors(), states["again"].tensors())
     assert states["cuda"].history.loss[0] == pytest.approx(states["cpu"].history.loss[0], rel=2e-2)
 
 

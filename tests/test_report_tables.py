@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_records import COLUMN, OFFICIAL, record, write, write_level
+from text_tables import layout
 
 from papers.unified_bound import CIFAR_COLUMNS, DIGITS_LT, PAPER, README_TABLE, TABLE_1
 from replicate import grid
@@ -30,27 +31,13 @@ TITLES = {block.title for table in PAPER.tables for block in table.blocks}
 
 
 def read_text(text):
-    """(block, label, column path) -> printed text without marks, by the columns that the rules of dashes mark out."""
-    lines = text.splitlines()
-    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"-+(  -+)*", line)]
-    spans = [match.span() for match in re.finditer("-+", lines[rules[0]])]
-
-    def level(line):
-        """The head over each column: one in dashes covers all its columns."""
-        wide = {
-            span: m[1]
-            for m in re.finditer(r"-+ (\S+) -+", line)
-            for span in spans
-            if m.start() <= span[0] and span[1] <= m.end()
-        }
-        return [wide.get(span, line[slice(*span)].strip()) for span in spans[1:]]
-
-    paths = ["/".join(levels) for levels in zip(*map(level, lines[2 : rules[0]]), strict=True)]
+    """(block, label, column path) -> printed text without marks."""
+    lines, spans, paths = layout(text, 1)
     found, block = {}, ""
-    for line in lines[rules[0] : rules[-1]]:
+    for line in lines:
         if line in TITLES:
             block = line
-        elif line != lines[rules[0]]:
+        elif line != lines[0]:
             label, *cells = [line[slice(*span)].strip() for span in spans]
             found |= {(block, label, path): cell.rstrip("*+^") for path, cell in zip(paths, cells, strict=True)}
     return found

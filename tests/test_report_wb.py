@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import pytest
 from fake_records import measure, put, record
+from text_tables import layout
 
 from papers.wb import PAPER
 from replicate import grid
@@ -59,22 +60,9 @@ def test_the_published_table_comes_back_from_csv_with_every_field(number):
 
 
 def read_text(text, depth):
-    """(row, column path) -> printed text without marks, by the columns that the rules of dashes mark out."""
-    lines = text.splitlines()
-    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"-+(  -+)*", line)]
-    spans = [match.span() for match in re.finditer("-+", lines[rules[0]])]
-
-    def level(line):
-        wide = {
-            span: m[1]
-            for m in re.finditer(r"-+ (\S+(?: \S+)*) -+", line)
-            for span in spans
-            if m.start() <= span[0] and span[1] <= m.end()
-        }
-        return [wide.get(span, line[slice(*span)].strip()) for span in spans[depth:]]
-
-    paths = ["/".join(filter(None, levels)) for levels in zip(*map(level, lines[2 : rules[0]]), strict=True)]
-    return dict(_rows(([line[slice(*span)].strip() for span in spans] for line in lines[rules[0] : rules[-1]]), depth, paths))
+    """(row, column path) -> printed text without marks."""
+    lines, spans, paths = layout(text, depth)
+    return dict(_rows(([line[slice(*span)].strip() for span in spans] for line in lines), depth, paths))
 
 
 def read_markdown(text, depth, paths):
