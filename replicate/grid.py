@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, lru_cache
 from typing import Any, TypeVar
 
 from replicate.errors import BadInput
 from replicate.protocol import (
+    EVALUATING,
     SOURCES,
     Adjustment,
     Column,
@@ -52,7 +53,8 @@ class Epoch(Description):
     """One row of a programme: all that an epoch's training depends on, besides the state it starts from.
 
     ``begins`` marks the first row of a stage after the first: what the stage before handed over is taken up (``starts_from``:
-    None, its last state), class vectors are scaled to length 1 (``unit_rows``), the bound of ``projection`` is found."""
+    None, its last state), the classifier takes another form (``head``), class vectors are scaled to length 1 (``unit_rows``),
+    the bound of ``projection`` is found."""
 
     objective: Objective
     rate: float
@@ -69,11 +71,32 @@ class Epoch(Description):
     begins: bool = False
     starts_from: str | None = None
     unit_rows: bool = False
+    batch_norm: str | None = None
+    head: str | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Rows are looked up far more often than they are made, and are tall trees.
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the head alone changes, by ordinary steps on features that are a fixed function of an image."""
+        return (
+            self.trained == "head"
+            and self.batch_norm == EVALUATING
+            and self.objective.regulariser is None
+            and not (self.sam_radius or self.decayed or self.hands_over or self.starts_from or self.unit_rows)
+            and not (self.restart_momentum or (self.projection is not None and self.projection.each != "epoch"))
+        )
 
     @property
     def lasting(self) -> Epoch:
         """The row without what holds for its own first epoch alone, and without the learning rate."""
-        return replace(self, rate=0.0, restart_momentum=False, begins=False, starts_from=None, unit_rows=False)
+        return replace(self, rate=0.0, restart_momentum=False, begins=False, starts_from=None, unit_rows=False, head=None)
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,48 @@ class Programme:
             last += count
         return tuple(found)
 
+    @cached_property
+    def frozen_from(self) -> int | None:
+        """First epoch of the last stage where that trains a classifier alone, on a backbone that it leaves as it is, so that
+        any number of such classifiers can be trained on one pass over the features; else None."""
+        first = self.stage_starts[-1]
+        if first == 1 or self.adjustment is not None or self.start.head == "etf":
+            return None
+        last = 0
+        for count, row in self.runs:
+            if last + 1 >= first and not row.frozen:
+                return None
+            last += count
+        return first
+
+    def passes(self, edition: str) -> tuple[str, ...]:
+        """What each epoch costs a pass over the training images for: the key after it; in a frozen stage the identity of the
+        features, which other programmes may share. Equal ones, for one seed, are computed once."""
+        chain = self.keys(edition)
+        first = self.frozen_from
+        if first is None:
+            return chain[1:]
+        return (*chain[1:first], *_feature_passes(chain[first - 1], tuple(self._frozen_feeds), first))
+
+    @property
+    def _frozen_feeds(self) -> Iterator[tuple[Feed, int | None]]:
+        """Feed and number of batches of every epoch of the frozen stage."""
+        assert self.frozen_from is not None
+        last = 0
+        for count, row in self.runs:
+            if last + 1 >= self.frozen_from:
+                yield from itertools.repeat((row.feed, row.batches), count)
+            last += count
+
+    def pack(self, edition: str) -> str | None:
+        """Programmes with a frozen stage and equal packs ride the same passes from its first epoch to its last; None
+        without.
+        """
+        if self.frozen_from is None:
+            return None
+        feeds = [[canonical(feed), batches] for feed, batches in self._frozen_feeds]
+        return _digest({"begins": self.keys(edition)[self.frozen_from - 1], "feeds": feeds})
+
     def spec(self) -> dict[str, Any]:
         """The programme as JSON data: what a Record stores to explain itself. ``epochs``: [how many, their row] in order. A
         learning rate that changes from epoch to epoch stands in the Record's curves, and here as None."""
@@ -140,10 +205,16 @@ class Programme:
 
     def keys(self, edition: str) -> tuple[str, ...]:
         """Key after each epoch on this edition of the data; index 0 is the key of the untrained start."""
-        chain = [_start_key(edition, self.start)]
-        for count, row in self.runs:
-            chain.extend(_following_keys(chain[-1], row, count))
-        return tuple(chain)
+        if edition not in self._keys:
+            chain = [_start_key(edition, self.start)]
+            for count, row in self.runs:
+                chain.extend(_following_keys(chain[-1], row, count))
+            self._keys[edition] = tuple(chain)
+        return self._keys[edition]
+
+    @cached_property
+    def _keys(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
     def key(self, edition: str) -> str:
         """Key of what the programme leaves: that after its last epoch, and of the adjustment where there is one."""
@@ -177,6 +248,17 @@ def _following_keys(key: str, row: Epoch, count: int) -> tuple[str, ...]:
         key = hashlib.sha256(f"{key}{text}".encode()).hexdigest()
         found.append(key)
     return tuple(found)
+
+
+@lru_cache(maxsize=10_000)
+def _feature_passes(begins: str, feeds: tuple[tuple[Feed, int | None], ...], first: int) -> tuple[str, ...]:
+    """Identity of the features of each epoch of a frozen stage. Without augmentation an image's features are the same in every
+    epoch and under every sampler."""
+    told: list[dict[str, Any]] = []
+    for number, (feed, batches) in enumerate(feeds, start=first):
+        drawn = {"epoch": number, "feed": canonical(feed), "batches": batches} if feed.augmentation or batches else {}
+        told.append({"features of": begins, **drawn})
+    return tuple(map(_digest, told))
 
 
 def cell_key(programme_key: str, seed: int) -> str:
@@ -224,11 +306,12 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
         stage, first = _changed(stage, dict(changes)), epoch + 1
     pieces.append((first, length, stage))
 
-    rows = _rows(pieces, quick)
-    for before, after in itertools.pairwise((stage, *method.later)):
-        (count, opening), *others = _rows([(1, _given(after.epochs), after)], quick)
+    rows = list(_rows(tuple(pieces), quick))
+    later = [_given(after) for after in method.later if after is not None]
+    for before, after in itertools.pairwise((stage, *later)):
+        (count, opening), *others = _rows(((1, _given(after.epochs), after),), quick)
         # Every stage has an optimiser of its own, so restarted momentum needs no mark beside ``begins``.
-        begun = replace(opening, begins=True, starts_from=before.hands_over, unit_rows=after.unit_rows)
+        begun = replace(opening, begins=True, starts_from=before.hands_over, unit_rows=after.unit_rows, head=after.head)
         rows += [(1, begun), *([(count - 1, opening)] if count > 1 else []), *others]
     if not column.data.validation and any(row.hands_over or row.starts_from for _, row in rows):
         raise ValueError(f"{column.name} has no validation split to choose the state that a stage hands over by")
@@ -238,7 +321,8 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
     return Programme(Start(data, network, method.head), _merged(rows), method.adjustment)
 
 
-def _rows(pieces: Iterable[tuple[int, int, Stage]], quick: bool) -> list[tuple[int, Epoch]]:
+@lru_cache(maxsize=10_000)
+def _rows(pieces: tuple[tuple[int, int, Stage], ...], quick: bool) -> tuple[tuple[int, Epoch], ...]:
     """Runs of equal rows of one stage, whose pieces are (first epoch, last epoch, what holds there)."""
     rows: list[tuple[int, Epoch]] = []
     for first, last, piece in pieces:
@@ -254,7 +338,7 @@ def _rows(pieces: Iterable[tuple[int, int, Stage]], quick: bool) -> list[tuple[i
                 count -= 1
             if count:
                 rows.append((count, row))
-    return rows
+    return tuple(rows)
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
@@ -282,6 +366,7 @@ def _epoch(stage: Stage, rate: float, batches: int | None) -> Epoch:
         projection=sgd.projection,
         trained=stage.trained,
         hands_over=stage.hands_over,
+        batch_norm=stage.batch_norm,
     )
 
 
@@ -388,7 +473,9 @@ def branch_epochs(programmes: Iterable[Programme]) -> dict[str, int]:
     epoch: dict[str, int] = {}
     for programme in programmes:
         chain = programme.keys("")
-        for number, (here, after) in enumerate(itertools.pairwise(chain)):
+        # Within a frozen stage classifiers part at its start, and only their last states are worth keeping.
+        until = programme.frozen_from or programme.length
+        for number, (here, after) in enumerate(itertools.pairwise(chain[: until + 1])):
             following.setdefault(here, set()).add(after)
             epoch[here] = number
         following.setdefault(chain[-1], set()).add("")
@@ -398,22 +485,34 @@ def branch_epochs(programmes: Iterable[Programme]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan costs: cells, epochs if each cell were trained alone, and distinct epochs."""
+    """What a plan costs: cells, epochs if each cell were trained alone, and distinct passes over the training images.
+
+    ``frozen``: of classifiers on a frozen backbone, by sampler (None: the plain one) how many and in how many passes."""
 
     cells: int
     epochs_alone: int
     epochs_shared: int
+    frozen: Mapping[str | None, tuple[int, int]] = field(default_factory=dict)
 
 
 def cost(planned: Sequence[Cell], edition: str = "") -> Cost:
-    """Cells with equal keys are one; epochs with equal keys and seed are trained once."""
+    """Cells with equal keys are one; epochs with equal keys and seed are trained once, and classifiers on one frozen backbone
+    that are shown the same images share the passes over them."""
     alone: dict[tuple[str, int], int] = {}
     shared: set[tuple[str, int]] = set()
+    classifiers: dict[str | None, set[tuple[str, int]]] = {}
+    passes: dict[str | None, set[tuple[str, int]]] = {}
     for cell in planned:
-        chain = cell.programme.keys(edition)
-        alone[cell.programme.key(edition), cell.seed] = cell.programme.length
-        shared.update((key, cell.seed) for key in chain[1:])
-    return Cost(len(alone), sum(alone.values()), len(shared))
+        programme, key = cell.programme, (cell.programme.key(edition), cell.seed)
+        alone[key] = programme.length
+        found = [(name, cell.seed) for name in programme.passes(edition)]
+        shared.update(found)
+        if programme.frozen_from is not None:
+            sampler = programme.epoch(programme.length).feed.sampler
+            classifiers.setdefault(sampler, set()).add(key)
+            passes.setdefault(sampler, set()).update(found[programme.frozen_from - 1 :])
+    frozen = {sampler: (len(found), len(passes[sampler])) for sampler, found in classifiers.items()}
+    return Cost(len(alone), sum(alone.values()), len(shared), frozen)
 
 
 def epoch_work(start: Start, row: Epoch) -> float:
@@ -422,7 +521,9 @@ def epoch_work(start: Start, row: Epoch) -> float:
     passes = 1.0 if row.sam_radius is None else 2.0
     if row.trained == "head":  # nothing goes back through the backbone
         passes /= 3
-    return images * passes + start.data.evaluated / 3
+    # Of a frozen backbone the features of evaluated images are computed once.
+    evaluated = start.data.evaluated if row.begins or not row.frozen else 0
+    return images * passes + evaluated / 3
 
 
 def epochs_left(
@@ -431,7 +532,7 @@ def epochs_left(
     finished: Callable[[Cell], bool],
     begun: Callable[[Cell], int],
 ) -> dict[tuple[str, int], tuple[Cell, float]]:
-    """Distinct epochs still to train: (key after the epoch, seed) -> (a cell that has it, its work).
+    """Distinct passes still to make (see :meth:`Programme.passes`): (their name, seed) -> (a cell that needs it, its work).
 
     ``begun`` is the epoch of the furthest checkpoint of a cell, 0 if there is none.
     """
@@ -440,11 +541,11 @@ def epochs_left(
         if finished(cell):
             continue
         programme = cell.programme
-        chain = programme.keys(edition_of[programme.start.data.source])
+        passes = programme.passes(edition_of[programme.start.data.source])
         first, last = begun(cell) + 1, 0
         for count, row in programme.runs:
             work = epoch_work(programme.start, row)
             for number in range(max(first, last + 1), last + count + 1):
-                left.setdefault((chain[number], cell.seed), (cell, work))
+                left.setdefault((passes[number - 1], cell.seed), (cell, work))
             last += count
     return left

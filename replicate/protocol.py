@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 __all__ = [
     "BALANCED_ACCURACY",
     "BEST_ON_VALIDATION",
+    "CLASS_BALANCED",
     "DECAYED",
+    "EVALUATING",
     "LDAM",
     "SOURCES",
     "TOTALS",
@@ -42,6 +44,7 @@ __all__ = [
     "Free",
     "Grid",
     "InversePrior",
+    "LogitsRetargeting",
     "LongTailed",
     "MaxNorm",
     "Method",
@@ -55,6 +58,7 @@ __all__ = [
     "RandomResizedCropFlip",
     "Row",
     "Sgd",
+    "SoftmaxBinaryCrossEntropy",
     "Source",
     "Stage",
     "Stratified",
@@ -124,6 +128,20 @@ class DotRegression(Description):
     plain mean. For the ETF head, whose class vectors have length 1 (Yang et al. 2022)."""
 
 
+@dataclass(frozen=True)
+class LogitsRetargeting(Description):
+    """Cross-entropy towards targets 1 - delta + delta/C for an image's own class and delta/C for every other one, 0 <= delta <
+    1: label smoothing of any strength, without class counts."""
+
+    delta: float | Free
+
+
+@dataclass(frozen=True)
+class SoftmaxBinaryCrossEntropy(Description):
+    """Binary cross-entropy of every class's softmax probability, against 1 for an image's own class and 0 for others: mean over
+    images and classes, each image times its class's weight. The weight-balancing ancestor's class-balanced loss."""
+
+
 # --- class weights ---------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +168,8 @@ class FeatureNorm(Description):
 
 @dataclass(frozen=True)
 class Objective(Description):
-    """Loss, class weights, how weighted losses are averaged over a batch, and what is added to them.
+    """Loss, class weights, how weighted losses are averaged over a batch, what is added to them, and what logits are multiplied
+    by before the loss (``scale``; for a cosine head, whose logits are cosines).
 
     ``mean`` is ``"weights"`` (divide by the batch's sum of weights, as torch's weighted cross-entropy does) or
     ``"batch"`` (divide by the batch size). Without weights the two are the same, and so are their keys.
@@ -160,6 +179,7 @@ class Objective(Description):
     weights: Any = None
     mean: str | Free = "weights"
     regulariser: FeatureNorm | None = None
+    scale: float | Free | None = None
 
 
 # --- optimisation ----------------------------------------------------------------------------------------------------
@@ -189,17 +209,18 @@ class Drops(Description):
 @dataclass(frozen=True)
 class Cosine(Description):
     """Cosine schedule over a stage of ``epochs`` epochs, stepped before each epoch e = 1, 2, ...:
-    base/2 * (1 + cos(pi e/epochs)).
-
-    The first epoch is a step below ``base``, the last one has rate 0."""
+    base/2 * (1 + cos(pi e/epochs)), so that the first epoch is a step below ``base`` and the last one has rate 0; or
+    ``stepped_after`` each: base/2 * (1 + cos(pi (e - 1)/epochs)), from ``base`` to a step above 0."""
 
     base: float | Free
     epochs: int | Free
+    stepped_after: bool = False
 
     def rate(self, epoch: int) -> float:
         """Learning rate of the stage's 1-based ``epoch``."""
         assert isinstance(self.epochs, int) and not isinstance(self.base, Free)
-        return self.base / 2 * (1 + math.cos(math.pi * epoch / self.epochs))
+        steps = epoch - 1 if self.stepped_after else epoch
+        return self.base / 2 * (1 + math.cos(math.pi * steps / self.epochs))
 
 
 @dataclass(frozen=True)
@@ -265,17 +286,26 @@ class RandomResizedCropFlip(Description):
 Augmentation = Crop | CropFlip | AutoAugmentCutout | RandomResizedCropFlip
 
 
+#: A sampler that draws as many images as there are, each from a class drawn uniformly, then uniformly among its images.
+CLASS_BALANCED = "class-balanced"
+
+
 @dataclass(frozen=True)
 class Feed(Description):
-    """What an epoch shows: every training image once, shuffled, the ragged last batch kept."""
+    """What an epoch shows: every training image once, shuffled, the ragged last batch kept; or, with a ``sampler``, as many
+    images drawn by it, with replacement."""
 
     batch: int
     augmentation: Augmentation | None = None
+    sampler: str | None = None
 
 
 #: What a stage hands over: None, its last state; or the state after its epoch of best balanced accuracy on the validation
 #: split, ties to the earlier. That state is then also the one that is evaluated, adjusted and measured.
 BEST_ON_VALIDATION = "best on validation"
+
+#: Batch norm in evaluation mode while training: running statistics are used and stay as they are.
+EVALUATING = "evaluating"
 
 
 @dataclass(frozen=True)
@@ -283,9 +313,11 @@ class Stage(Description):
     """A stretch of epochs. ``sam_radius`` None: ordinary steps; else sharpness-aware ones (Foret et al. 2021).
 
     ``restart_momentum`` is about the first epoch of the stage: False carries the momentum over. A stage that follows another
-    always restarts it. ``trained`` None: every parameter; ``"head"``: the classifier alone, while batch norm still uses and
-    gathers batch statistics. ``unit_rows``: class vectors are scaled to length 1 before the first epoch.
-    ``hands_over``: None or :data:`BEST_ON_VALIDATION`."""
+    always restarts it. ``trained`` None: every parameter; ``"head"``: the classifier alone. ``batch_norm`` None: batch
+    statistics are used and gathered; or :data:`EVALUATING`, where the backbone of a stage that trains the head is a fixed
+    function of an image. ``head`` None: the classifier goes on as it is; else its class vectors go on in a head of this form
+    (see :class:`Method`). ``unit_rows``: class vectors are scaled to length 1 before the first epoch. ``hands_over``: None or
+    :data:`BEST_ON_VALIDATION`."""
 
     epochs: int | Free
     objective: Objective
@@ -296,6 +328,8 @@ class Stage(Description):
     trained: str | None = None
     unit_rows: bool = False
     hands_over: str | None = None
+    batch_norm: str | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -345,19 +379,20 @@ class Method(Description):
     """A chain of stages under one classifier head, then at most one adjustment.
 
     Heads: ``"linear"`` with bias; ``"cosine"``: feature and class vectors normalised, no bias; ``"etf"``: the fixed unit
-    vectors of a randomly rotated simplex equiangular tight frame, with a trained bias. ``switches`` are about the first stage;
-    ``later`` stages follow it. ``batch_norm_scale``: every scale of batch norm is this constant and every shift 0, untrained.
+    vectors of a randomly rotated simplex equiangular tight frame, with a trained bias; ``"scaling"``: a linear head whose class
+    vectors and bias stay, each class vector times a trained factor. ``switches`` are about the first stage; ``later`` stages
+    follow it, None is none. ``batch_norm_scale``: every scale of batch norm is this constant and every shift 0, untrained.
     """
 
     stage: Stage
     head: str = "linear"
     switches: tuple[Switch, ...] = ()
-    later: tuple[Stage, ...] = ()
+    later: tuple[Stage | Free | None, ...] = ()
     batch_norm_scale: float | Free | None = None
     adjustment: Adjustment | None = None
 
-    def followed_by(self, stage: Stage) -> Method:
-        """The same method with one more stage."""
+    def followed_by(self, stage: Stage | Free) -> Method:
+        """The same method with one more stage, or with one that the column supplies."""
         return replace(self, later=(*self.later, stage))
 
     def adjusted(self, adjustment: Adjustment) -> Method:
@@ -429,6 +464,7 @@ class LongTailed(Description):
     subset: str = "shuffled"
     rounding: str | None = None
     validation_shown: int | None = None  # validation images a class evaluated; None: all
+    mirrored: bool = False  # evaluated images are shown as they are and mirrored, and their logits averaged
 
     def class_counts(self) -> tuple[int, ...]:
         """Training images of each class [C]."""
@@ -449,12 +485,12 @@ class LongTailed(Description):
 
     @property
     def evaluated(self) -> int:
-        """Validation and test images of one evaluation."""
+        """Validation and test images of one evaluation, mirrored ones included."""
         source = SOURCES[self.source]
         validation = self.validation or 0
         if self.validation_shown is not None:
             validation = min(validation, self.validation_shown)
-        return source.classes * ((self.test or source.test_per_class) + validation)
+        return source.classes * ((self.test or source.test_per_class) + validation) * (2 if self.mirrored else 1)
 
     def shown(self, test: int, validation: int) -> LongTailed:
         """The same training images; no more than so many test and validation images of each class are evaluated."""
@@ -570,7 +606,7 @@ class Column:
 
     ``path`` is what the paper prints above the column. ``values`` fills the methods' free names that the column fixes.
     ``groups`` names half-open ranges of classes whose correct counts a Record keeps for every epoch. ``tag`` tells columns of
-    one data set and ratio apart, by their network.
+    one data set and ratio apart by their network, ``then`` by what follows a row's method in them.
     """
 
     dataset: str
@@ -582,20 +618,26 @@ class Column:
     groups: Mapping[str, tuple[int, int]]
     stand_in: bool = False  # embedded data that is no part of the paper: never compared with a published number
     tag: str = ""
+    then: str = ""
 
     @property
     def name(self) -> str:
         """Such as ``cifar10-lt/100``, or ``mnist/1/mlp3`` with a tag."""
-        return "/".join((self.dataset, str(self.ratio), *([self.tag] if self.tag else [])))
+        return "/".join(part for part in (self.dataset, str(self.ratio), self.tag, self.then) if part)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A printed row: its label, the method behind it, and whether the paper counts it among the baselines."""
+    """A printed row: its label, the method behind it, and whether the paper counts it among the baselines.
+
+    ``method`` None: the paper quotes the row from elsewhere, and so do we. ``elsewhere`` (paper, table, row, column path) is
+    where this project replicates what such a row quotes.
+    """
 
     label: str
-    method: str
+    method: str | None
     baseline: bool = True
+    elsewhere: tuple[str, str, str, str] | None = None
 
 
 def rows(*labels: str, baseline: bool = True, suffix: str = "") -> tuple[Row, ...]:
@@ -605,10 +647,12 @@ def rows(*labels: str, baseline: bool = True, suffix: str = "") -> tuple[Row, ..
 
 @dataclass(frozen=True)
 class Block:
-    """Rows under one heading, in groups that the paper separates by a rule."""
+    """Rows under one heading, in groups that the paper separates by a rule. ``added``: rows that the paper does not print in
+    this table; they are ours alone, and compared with nothing."""
 
     title: str
     groups: tuple[tuple[Row, ...], ...]
+    added: bool = False
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -639,8 +683,10 @@ class Table:
     """A published layout. ``published`` names the CSV in ``papers/published/<paper>/`` with the printed numbers.
 
     Rows are methods; columns are data, each with the ``metrics``. ``transposed``: the paper prints data as rows, and methods
-    with their metrics as columns. ``stand_ins`` are embedded data on which the same layout can be printed. ``descriptive``:
-    the table has words, no numbers to replicate; blocks and columns are then empty, and the CSV says it all."""
+    with their metrics as columns. ``stand_ins`` are embedded data on which the same layout can be printed. ``beside`` are paths
+    of further columns that the paper prints and that are not replicated here. ``gains_over``: every number is followed by its
+    gain over that of the column with this last part of its path, in brackets. ``descriptive``: the table has words, no numbers
+    to replicate; blocks and columns are then empty, and the CSV says it all."""
 
     number: str
     title: str
@@ -654,6 +700,8 @@ class Table:
     stand_ins: tuple[Column, ...] = ()
     transposed: bool = False
     descriptive: bool = False
+    beside: tuple[tuple[str, ...], ...] = ()
+    gains_over: str | None = None
 
 
 @dataclass(frozen=True)
@@ -706,6 +754,7 @@ class Paper:
     measures: tuple[str, ...] = ()
     selects_on: str = "test"  # what the paper chooses epochs and parameters by: "test" or "validation"
     default_tables: tuple[str, ...] = ("1",)  # what the paper's command trains where none is named
+    reports: str = "mean"  # of the runs with other seeds: "mean", or "best"
 
     @property
     def command(self) -> str:
