@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replicate.models.heads import ScalingHead
 from replicate.protocol import AdditiveAdjustment, Adjustment, MultiplicativeAdjustment, TauNormalisation
 
 
@@ -23,10 +24,10 @@ def adjusted_logits(adjustment: Adjustment, value: float, features: Tensor, head
 
     ``head`` has a ``weight`` [C, d] and a ``bias`` [C]; ``priors`` are those of :func:`log_prior`. The order is that of the
     released code: class vectors first, then the logits with their bias. Raises ``ValueError`` for a head without a bias (a
-    cosine head's logits are angles), ``TypeError`` for an adjustment that is not known here.
+    cosine head's logits are angles) or with factors on its logits, ``TypeError`` for an adjustment that is not known here.
     """
     weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or isinstance(head, ScalingHead):
         raise ValueError(f"{type(head).__name__} has no class vectors and bias to adjust")
     if isinstance(adjustment, AdditiveAdjustment):
         return functional.linear(features, weight, bias) - value * priors

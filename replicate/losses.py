@@ -1,12 +1,13 @@
 """Losses and class weights, built from their descriptions.
 
-Symbols: C classes, N_c training images of class c, prior_c = N_c / sum N, logits z [B, C], labels y [B] (int64).
+Symbols: C classes, N_c training images of class c, prior_c = N_c / sum N, logits z [B, C], labels y [B] (int64), p the softmax
+of z. Of H classifiers trained side by side logits are [H, B, C]; see :func:`stacked`.
 Formulas follow the released code of the papers that use them; every one is tested against float64 arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from replicate.protocol import (
     EffectiveNumber,
     Focal,
     InversePrior,
+    LogitsRetargeting,
     Objective,
+    SoftmaxBinaryCrossEntropy,
     VectorScaling,
 )
 
@@ -29,6 +32,15 @@ from replicate.protocol import (
 Adjuster = Callable[[Tensor, Tensor], Tensor]
 #: Of logits [B, C], labels [B] and features [B, d]: the scalar training loss.
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Of logits [H, B, C] and labels [B]: the training loss of each of H classifiers [H].
+Stacked = Callable[[Tensor, Tensor], Tensor]
+
+#: Losses whose objectives can be stacked, by family.
+FAMILIES: Mapping[str, tuple[type, ...]] = {
+    "softmax": (CrossEntropy, LogitsRetargeting, LDAM, VectorScaling),
+    "focal": (Focal,),
+    "binary": (SoftmaxBinaryCrossEntropy,),
+}
 
 
 def class_weights(weights: EffectiveNumber | InversePrior | None, counts: Sequence[int]) -> np.ndarray | None:
@@ -71,7 +83,7 @@ def adjusted(loss: Any, counts: Sequence[int], *, device: torch.device | str, dt
     def tensor(values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=dtype, device=device)
 
-    if isinstance(loss, (CrossEntropy, Focal)):
+    if isinstance(loss, (CrossEntropy, Focal, LogitsRetargeting, SoftmaxBinaryCrossEntropy)):
         return lambda logits, labels: logits
     if isinstance(loss, LDAM):
         # A row of the matrix is the margin at its own class and zero elsewhere: one look-up, no scatter.
@@ -96,11 +108,14 @@ def criterion(
 ) -> Criterion:
     """Scalar training loss of logits [B, C], labels [B] and features [B, d].
 
-    Weighted losses are divided by the batch's sum of weights, or by B where ``objective.mean`` is ``"batch"``; focal and
-    dot-regression loss always by B. What regularises features is added. Raises ``TypeError`` for a description that is not
-    known here, and for class weights of a dot-regression loss, which has none.
+    Logits are multiplied by ``objective.scale`` first. Weighted losses are divided by the batch's sum of weights, or by B where
+    ``objective.mean`` is ``"batch"``; focal, softmax binary and dot-regression loss always by B. What regularises features is
+    added. Raises ``TypeError`` for a description that is not known here, and for class weights of a dot-regression loss, which
+    has none.
     """
     loss_of = _of_logits(objective, counts, device=device, dtype=dtype)
+    if objective.scale is not None:
+        loss_of = _scaled(loss_of, _number(objective.scale))
     if objective.regulariser is None:
         return loss_of
     half_zeta = _number(objective.regulariser.zeta) / 2
@@ -109,6 +124,10 @@ def criterion(
         return loss_of(logits, labels, features) + half_zeta * features.square().sum(dim=1).mean()
 
     return regularised
+
+
+def _scaled(loss_of: Criterion, scale: float) -> Criterion:
+    return lambda logits, labels, features: loss_of(logits * scale, labels, features)
 
 
 def _of_logits(objective: Objective, counts: Sequence[int], *, device: torch.device | str, dtype: torch.dtype) -> Criterion:
@@ -126,14 +145,67 @@ def _of_logits(objective: Objective, counts: Sequence[int], *, device: torch.dev
 
         def focal(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
             losses = functional.cross_entropy(logits, labels, weight=weight, reduction="none")
-            return ((1.0 - torch.exp(-losses)) ** gamma * losses).mean()
+            missed = 1.0 - torch.exp(-losses)
+            if gamma < 1:  # a root is infinitely steep at 0, where well learnt images are
+                missed = missed.clamp_min(torch.finfo(dtype).tiny)
+            return (missed**gamma * losses).mean()
 
         return focal
+    if isinstance(objective.loss, SoftmaxBinaryCrossEntropy):
+
+        def binary(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+            losses = softmax_binary_cross_entropy(logits, labels)
+            return (losses if weight is None else weight[labels] * losses).mean()
+
+        return binary
+    if isinstance(objective.loss, LogitsRetargeting):
+        delta = _number(objective.loss.delta)
+
+        def retargeted(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+            losses = retargeted_cross_entropy(logits.log_softmax(dim=1), labels, delta)
+            if weight is None:
+                return losses.mean()
+            of_image = weight[labels]
+            return (of_image * losses).sum() / (len(labels) if objective.mean == "batch" else of_image.sum())
+
+        return retargeted
     if weight is not None and objective.mean == "batch":
         return lambda logits, labels, features: (
             functional.cross_entropy(adjust(logits, labels), labels, weight=weight, reduction="sum") / len(labels)
         )
     return lambda logits, labels, features: functional.cross_entropy(adjust(logits, labels), labels, weight=weight)
+
+
+def retargeted_cross_entropy(log_p: Tensor, labels: Tensor, delta: float | Tensor) -> Tensor:
+    """-sum_c t_c log p_c of each image, t the targets 1 - delta + delta/C of its own class and delta/C of every other one (Lu
+    et al. 2024, Eq. 13): [..., B] of log p [..., B, C] and labels [B]; a tensor ``delta`` must broadcast to [..., B]."""
+    own: Tensor = -(1 - delta) * _own(log_p, labels) - delta * log_p.mean(dim=-1)
+    return own
+
+
+def softmax_binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-(log p_y + sum_{c != y} log(1 - p_c)) / C of each image: [..., B] of logits [..., B, C] and labels [B].
+
+    Loss and gradient are exact to rounding for any logits. Where p_c is near 1 for a wrong class, 1 - p_c is the share of all
+    others together, and its log is log p_y less the log of y's probability in a softmax of these others alone. Source: the
+    class-balanced loss in the code of Alshammari et al. 2022, which takes the probabilities and bounds their logs by -100.
+    """
+    classes = logits.shape[-1]
+    log_p = logits.log_softmax(dim=-1)
+    likely = log_p > -0.5  # p > 0.6: at most one class of an image, however log p is rounded; for the others 1 - p is safe
+    others = log_p.masked_fill(likely, -torch.inf)
+    is_own = torch.eye(classes, dtype=torch.bool, device=logits.device)[labels]
+    absent = torch.log1p(-others.exp()).masked_fill(is_own, 0).sum(dim=-1)
+    own = _own(log_p, labels)
+    remaining = own - _own(others.log_softmax(dim=-1), labels)
+    wrong = (likely & ~is_own).any(dim=-1)
+    losses: Tensor = (own + absent + torch.where(wrong, remaining, 0)) / -classes
+    return losses
+
+
+def _own(values: Tensor, labels: Tensor) -> Tensor:
+    """Of values [..., B, C] those of each image's own class, labels [B]: [..., B]."""
+    return values.gather(-1, labels.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 def dot_regression(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
@@ -144,6 +216,107 @@ def dot_regression(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
     # A feature of zeros (every unit off) has no direction to pull on; the bound keeps its loss finite.
     loss: Tensor = ((own - norms).square() / (2 * norms.clamp_min(1e-12))).mean()
     return loss
+
+
+# --- classifiers side by side ----------------------------------------------------------------------------------------
+
+
+def family(objective: Objective) -> str | None:
+    """Objectives of one family can be stacked; None: this one cannot, whatever stands beside it."""
+    if objective.regulariser is None:
+        for name, kinds in FAMILIES.items():
+            if isinstance(objective.loss, kinds):
+                return name
+    return None
+
+
+def stacked(
+    objectives: Sequence[Objective],
+    counts: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Stacked:
+    """The losses [H] of H classifiers, each under its own objective, all of one :func:`family`, of logits [H, B, C] and labels
+    [B] that all see. Each is what :func:`criterion` gives, up to rounding; their sum is what to go back from.
+
+    A classifier's loss and gradient have the same bits whatever is stacked beside it, NaN included. So what meets logits is
+    element by element or the softmax of a row (no powers: on a CPU their bits depend on the place in memory), sums over images
+    are in float64, where their order is below what is kept, and a term that no classifier of a stack needs may be left out
+    because it is exact where it is neutral. Raises ``ValueError`` for objectives that cannot be stacked together, ``TypeError``
+    for a description that is not known here.
+    """
+    families = {family(objective) for objective in objectives}
+    if len(families) != 1 or None in families:
+        raise ValueError(f"objectives of one family can be stacked, not of {', '.join(sorted(map(str, families)))}")
+    (name,) = families
+
+    def tensor(values: Sequence[Any]) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.float64), dtype=dtype, device=device)
+
+    adjust = _adjusted_side_by_side(objectives, counts, tensor)
+    kinds = [objective.loss for objective in objectives]
+    told = [class_weights(objective.weights, counts) for objective in objectives]
+    weight = tensor([np.ones(len(counts)) if of_class is None else of_class for of_class in told])
+    by_weights = torch.tensor(
+        [objective.mean != "batch" and isinstance(objective.loss, FAMILIES["softmax"]) for objective in objectives],
+        device=device,
+    )
+    deltas = [_number(loss.delta) if isinstance(loss, LogitsRetargeting) else 0.0 for loss in kinds]
+    delta = tensor(deltas)[:, None] if any(deltas) else None
+    gamma = tensor([_number(loss.gamma) for loss in kinds])[:, None] if name == "focal" else None
+
+    def each(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """The weighted loss of each image [H, B]."""
+        seen = adjust(logits, labels)
+        if name == "binary":
+            return weights * softmax_binary_cross_entropy(seen, labels)
+        log_p = seen.log_softmax(dim=-1)
+        if delta is not None:
+            return weights * retargeted_cross_entropy(log_p, labels, delta)
+        losses = weights * -_own(log_p, labels)
+        if gamma is None:
+            return losses
+        missed = (-torch.expm1(-losses)).clamp_min(torch.finfo(dtype).tiny)
+        return torch.exp(gamma * missed.log()) * losses
+
+    def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+        weights = weight[:, labels]
+        divisor = torch.where(by_weights, weights.sum(dim=-1, dtype=torch.float64), len(labels))
+        return (each(logits, labels, weights).sum(dim=-1, dtype=torch.float64) / divisor).to(dtype)
+
+    return loss_of
+
+
+def _adjusted_side_by_side(
+    objectives: Sequence[Objective], counts: Sequence[int], tensor: Callable[[Sequence[Any]], Tensor]
+) -> Adjuster:
+    """What :func:`adjusted` does after ``objective.scale``, for logits [H, B, C]: logits times a factor plus a shift, less a
+    margin at the own class, the scale of LDAM taken into all three."""
+    factors, shifts, of_own = [], [], []
+    for objective in objectives:
+        loss, classes = objective.loss, len(counts)
+        factors.append(np.ones(classes) * (1.0 if objective.scale is None else _number(objective.scale)))
+        shifts.append(np.zeros(classes))
+        of_own.append(np.zeros(classes))
+        if isinstance(loss, VectorScaling):
+            multiply, shifts[-1] = scales_and_shifts(loss, counts)
+            factors[-1] *= multiply
+        elif isinstance(loss, LDAM):
+            factors[-1] *= _number(loss.scale)
+            of_own[-1] = margins(loss, counts) * _number(loss.scale)
+    factor, shift, margin = (tensor(values)[:, None] for values in (factors, shifts, of_own))  # each [H, 1, C]
+    has_factor, has_shift, has_margin = bool((factor != 1).any()), bool(shift.any()), bool(margin.any())
+    own = torch.eye(len(counts), dtype=factor.dtype, device=factor.device)
+
+    def adjust(logits: Tensor, labels: Tensor) -> Tensor:
+        if has_shift:
+            logits = torch.addcmul(shift, logits, factor)
+        elif has_factor:
+            logits = logits * factor
+        return torch.addcmul(logits, own[labels], margin, value=-1) if has_margin else logits
+
+    return adjust
 
 
 def _number(value: Any) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from replicate.models import Classifier, build, outline
-from replicate.models.heads import EtfHead, simplex_frame
+from replicate.models.heads import FORMS, CosineHead, EtfHead, ScalingHead, form_of, reformed, simplex_frame
 from replicate.protocol import DECAYED, Network
 
 
@@ -81,6 +81,64 @@ def test_etf_head_needs_as_many_features_as_classes():
         EtfHead(5, 1)
 
 
+# --- a trained head in another form ----------------------------------------------------------------------------------
+
+
+def trained_linear():
+    return digits(seed=3).head
+
+
+def test_scaling_head_starts_as_the_linear_head_and_trains_its_factors_alone():
+    linear = trained_linear()
+    head = reformed(linear, "scaling")
+    assert isinstance(head, ScalingHead)
+    x = torch.randn(7, 32, generator=seeded())
+    torch.testing.assert_close(head(x), linear(x))
+    assert [name for name, _ in head.named_parameters()] == ["scales"]
+    assert set(head.state_dict()) == {"weight", "bias", "scales"}
+    with torch.no_grad():
+        head.scales.copy_(torch.linspace(-1, 2, 10))
+    expected = head.scales.detach().double() * (x.double() @ linear.weight.double().T) + linear.bias.double()
+    torch.testing.assert_close(head(x).double(), expected, rtol=1e-5, atol=1e-6)
+    head(x)[:, 4].sum().backward()
+    assert float(head.scales.grad[4]) == pytest.approx(float((x @ linear.weight[4]).detach().sum()), rel=1e-5)
+    assert not head.scales.grad[:4].any()
+
+
+def test_forms_take_over_copies_of_class_vectors_and_draw_nothing():
+    linear, before = trained_linear(), torch.get_rng_state()
+    linear.requires_grad_(False)
+    for form, names in (("linear", {"weight", "bias"}), ("cosine", {"weight"}), ("scaling", {"weight", "bias", "scales"})):
+        head = reformed(linear, form)
+        assert set(head.state_dict()) == names and form_of(head.state_dict()) == form
+        for name in names - {"scales"}:
+            assert torch.equal(head.state_dict()[name], linear.state_dict()[name])
+            assert head.state_dict()[name].data_ptr() != linear.state_dict()[name].data_ptr()
+        assert all(parameter.requires_grad for parameter in head.parameters())
+        assert [p.shape for p in FORMS[form](32, 10).parameters()] == [p.shape for p in head.parameters()]
+    assert torch.equal(before, torch.get_rng_state())
+    assert reformed(linear.double(), "cosine").weight.dtype == torch.float64
+
+
+def test_heads_without_another_form_are_refused():
+    with pytest.raises(ValueError, match="'etf'"):
+        reformed(trained_linear(), "etf")
+    for head in (CosineHead(4, 3), ScalingHead(4, 3), digits(head="etf").head):
+        with pytest.raises(ValueError, match=type(head).__name__):
+            reformed(head, "linear")
+    with pytest.raises(ValueError, match="head 'scaling' is unknown"):
+        digits(head="scaling")
+
+
+def test_a_classifier_with_a_scaling_head_names_what_it_trains_and_decays():
+    model = digits()
+    model.head = reformed(model.head, "scaling")
+    assert [name for name, _ in model.trainable("head")] == ["head.scales"]
+    assert "head.scales" in model.decayed() and "head.weight" not in model.decayed()
+    assert "head.scales" not in model.decayed("convolutions and linear layers")
+    assert {"head.weight", "head.bias", "head.scales"} <= set(model.state_dict())
+
+
 # --- features and logits ---------------------------------------------------------------------------------------------
 
 
@@ -93,6 +151,15 @@ def test_both_gives_features_and_the_logits_of_forward(backbone, width, head):
     assert torch.equal(logits, model(pixels()))
     assert torch.equal(features, model.backbone(pixels()))
     assert torch.equal(logits, model.head(features))
+
+
+def test_no_gradient_goes_back_through_a_fixed_backbone():
+    model = digits()
+    features, logits = model.both(pixels(), fixed_backbone=True)
+    assert not features.requires_grad and logits.requires_grad
+    with torch.no_grad():
+        assert not model.both(pixels())[1].requires_grad
+    assert model.both(pixels())[0].requires_grad
 
 
 # --- what may be trained, and what decays ----------------------------------------------------------------------------

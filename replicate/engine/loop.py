@@ -23,7 +23,7 @@ from replicate.engine.keyed import generator
 from replicate.engine.state import State, counts_by_class, project, sizes
 from replicate.grid import Epoch, Programme
 from replicate.models import Classifier, build
-from replicate.protocol import BEST_ON_VALIDATION, Augmentation
+from replicate.protocol import BEST_ON_VALIDATION, CLASS_BALANCED, EVALUATING, Augmentation
 
 if TYPE_CHECKING:
     from replicate.data.photographs import PhotographFeeder
@@ -43,11 +43,13 @@ class Diverged(Exception):
 
 @dataclass
 class Examples:
-    """Images of one split on a device, as uint8, with their labels [N] and, for test images, their half [N]."""
+    """Images of one split on a device, as uint8, with their labels [N] and, for test images, their half [N]. ``mirrored``: an
+    image is evaluated as it is and mirrored left to right."""
 
     feeder: Feeder | PhotographFeeder
     labels: Tensor
     half: Tensor | None = None
+    mirrored: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +57,12 @@ class Examples:
     def batches(self) -> Iterator[tuple[int, int]]:
         """First and last (excluded) image of every batch of an evaluation."""
         yield from evaluation_batches(self.feeder)
+
+    def views(self, first: int, last: int) -> list[Tensor]:
+        """Images ``first`` to ``last`` (excluded) as they are and, where they are evaluated so, mirrored: float32
+        [B, channels, H, W] each, channels-last."""
+        images = self.feeder.plain(first, last)
+        return [images, images.flip(-1).contiguous(memory_format=torch.channels_last)] if self.mirrored else [images]
 
 
 class DeviceData:
@@ -68,15 +76,17 @@ class DeviceData:
         self._describe = programme.start.data
         self._train: tuple[Augmentation | None, Feeder | PhotographFeeder] | None = None
         self.train_labels = torch.as_tensor(split.train_labels, device=device)
+        mirrored = getattr(self._describe, "mirrored", False)
         self.test = Examples(
             self._feeder(split.test_images),
             torch.as_tensor(split.test_labels, device=device),
             torch.as_tensor(split.test_half, dtype=torch.int64, device=device),
+            mirrored,
         )
         self.validation = None
         if split.validation_images is not None:
             labels = torch.as_tensor(split.validation_labels, device=device)
-            self.validation = Examples(self._feeder(split.validation_images), labels)
+            self.validation = Examples(self._feeder(split.validation_images), labels, mirrored=mirrored)
 
     def _feeder(self, images: Any, augmentation: Augmentation | None = None) -> Feeder | PhotographFeeder:
         return feeder(images, self._describe, augmentation, self.device)
@@ -108,6 +118,42 @@ def start(programme: Programme, seed: int, device: torch.device) -> State:
     return State.untrained(model, device)
 
 
+def shown(row: Epoch, labels: Tensor, seed: int, number: int) -> Tensor:
+    """Places of the training images that epoch ``number`` of a cell shows, in their order: int64 [N] on the CPU, or fewer where
+    the row stops early. ``labels`` [N] are those of the training images, in any order.
+
+    Without a sampler each image once; with :data:`CLASS_BALANCED` N draws of a class, uniform over those that have images, then
+    of one of its images. Raises ``ValueError`` for another sampler.
+    """
+    draws, count = generator(seed, "order", number), len(labels)
+    if row.feed.sampler is None:
+        order = torch.randperm(count, generator=draws)
+    elif row.feed.sampler == CLASS_BALANCED:
+        labels = labels.cpu()
+        _, sizes = torch.unique(labels, return_counts=True)
+        drawn = torch.randint(len(sizes), (count,), generator=draws)
+        # A remainder of a number below 2^62 is uniform to one part in 2^40 and more, and always names an image.
+        place = torch.randint(2**62, (count,), generator=draws) % sizes[drawn]
+        first = sizes.cumsum(0) - sizes
+        order = labels.argsort(stable=True)[first[drawn] + place]
+    else:
+        raise ValueError(f"sampler {row.feed.sampler!r} is unknown; known: None, {CLASS_BALANCED!r}")
+    return order if row.batches is None else order[: row.batches * row.feed.batch]
+
+
+def enter_training(model: Classifier, row: Epoch) -> bool:
+    """Put the network into the mode that a row trains it in; returns whether its backbone is a fixed function of an image.
+
+    Raises ``ValueError`` for a mode of batch norm that is not known.
+    """
+    if row.batch_norm not in (None, EVALUATING):
+        raise ValueError(f"mode of batch norm {row.batch_norm!r} is unknown; known: None, {EVALUATING!r}")
+    model.train()
+    if row.batch_norm == EVALUATING:
+        model.backbone.eval()
+    return row.batch_norm == EVALUATING and row.trained == "head"
+
+
 def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     """Train one epoch by its row, evaluate, and enter both into the history.
 
@@ -118,9 +164,7 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     state.begin_epoch(row)
     model = state.model
 
-    order = torch.randperm(len(data.train_labels), generator=generator(seed, "order", number))
-    if row.batches is not None:
-        order = order[: row.batches * row.feed.batch]
+    order = shown(row, data.train_labels, seed, number)
     feeder = data.train(row.feed.augmentation)
     draws = feeder.draw(order, generator(seed, "augmentation", number))
     order = order.to(data.device)
@@ -130,11 +174,11 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     # On the device until the epoch ends: a step that reads one number back waits for everything before it.
     total = torch.zeros((), dtype=torch.float64, device=data.device)
     hits = torch.empty(len(order), dtype=torch.bool, device=data.device)
-    model.train()
+    fixed_backbone = enter_training(model, row)
     for first in range(0, len(order), row.feed.batch):
         last = min(first + row.feed.batch, len(order))
         target = labels[first:last]
-        loss, logits = step(state, feeder.batch(draws, first, last), target, loss_of, row.sam_radius)
+        loss, logits = step(state, feeder.batch(draws, first, last), target, loss_of, row.sam_radius, fixed_backbone)
         if row.projection is not None and row.projection.each == "batch":
             assert state.bound is not None
             project(model.head, state.bound)
@@ -154,7 +198,7 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     history.train.append(counts_by_class(labels, hits, data.classes).cpu())
     history.loss.append(mean_loss)
     history.rate.append(row.rate)
-    if row.batches is None:
+    if row.batches is None and row.feed.sampler is None:  # else not every image was shown, or not once
         state.observe(order, hits)
     state.epoch, state.stage_epoch = number, state.stage_epoch + 1
     if row.hands_over == BEST_ON_VALIDATION:
@@ -163,12 +207,17 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
 
 
 def step(
-    state: State, images: Tensor, labels: Tensor, loss_of: losses.Criterion, radius: float | None
+    state: State,
+    images: Tensor,
+    labels: Tensor,
+    loss_of: losses.Criterion,
+    radius: float | None,
+    fixed_backbone: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; returns the detached loss and logits of the pass whose gradient was used."""
     model, optimiser = state.model, state.optimiser
     optimiser.zero_grad()
-    features, logits = model.both(images)
+    features, logits = model.both(images, fixed_backbone)
     loss = loss_of(logits, labels, features)
     loss.backward()  # type: ignore[no-untyped-call]
     if radius is not None:
@@ -176,7 +225,7 @@ def step(
         kept = perturb(parameters, radius)
         optimiser.zero_grad()
         # In training mode again: batch-norm statistics are updated at the perturbed point too, as in the released code.
-        features, logits = model.both(images)
+        features, logits = model.both(images, fixed_backbone)
         loss = loss_of(logits, labels, features)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -202,10 +251,17 @@ def perturb(parameters: Sequence[Tensor], radius: float) -> list[Tensor]:
 
 @torch.inference_mode()
 def evaluate(model: Classifier, examples: Examples, classes: int) -> Tensor:
-    """Correct images of each class [C], or [2, C] where the examples have halves, as int64 on the CPU."""
+    """Correct images of each class [C], or [2, C] where the examples have halves, as int64 on the CPU.
+
+    An image that is also shown mirrored is given the class with the largest mean of both logits."""
     model.eval()
-    hits = torch.cat([model(examples.feeder.plain(*some)).argmax(dim=1) for some in examples.batches()]) == examples.labels
-    return correct_counts(hits, examples, classes)
+    guesses = []
+    for some in examples.batches():
+        logits, *mirrored = [model(images) for images in examples.views(*some)]
+        for others in mirrored:
+            logits = logits + others  # the mean of two ranks as their sum
+        guesses.append(logits.argmax(dim=1))
+    return correct_counts(torch.cat(guesses) == examples.labels, examples, classes)
 
 
 def correct_counts(hits: Tensor, examples: Examples, classes: int) -> Tensor:
@@ -220,7 +276,17 @@ def correct_counts(hits: Tensor, examples: Examples, classes: int) -> Tensor:
 
 
 @torch.inference_mode()
-def features_of(model: Classifier, examples: Examples) -> Tensor:
-    """Features [N, d] of all examples in their order, in evaluation mode, on the device."""
+def views_of(model: Classifier, examples: Examples) -> Tensor:
+    """Features [V, N, d] of all examples in their order, in evaluation mode, on the device: of the images as they are and,
+    where they are evaluated so (V = 2), mirrored."""
     model.eval()
-    return torch.cat([model.backbone(examples.feeder.plain(*some)) for some in examples.batches()])
+    batches = [torch.stack([model.backbone(images) for images in examples.views(*some)]) for some in examples.batches()]
+    return torch.cat(batches, dim=1)
+
+
+@torch.inference_mode()
+def features_of(model: Classifier, examples: Examples) -> Tensor:
+    """Features [N, d] as :func:`views_of` has them, averaged over views: a linear head's logits of the mean feature are the
+    mean of its logits."""
+    views = views_of(model, examples)
+    return views[0] if len(views) == 1 else views.mean(dim=0)

@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from replicate import losses
 from replicate.engine.keyed import generator
-from replicate.engine.loop import DeviceData, Examples
+from replicate.engine.loop import DeviceData, Examples, shown
 from replicate.grid import Programme
 from replicate.models import Classifier, build
+from replicate.models.heads import reformed
+from replicate.protocol import EVALUATING
 
 
 def train(
@@ -41,6 +43,8 @@ def train(
                 assert best is not None
                 model = best
             best, best_accuracy, bound = None, Fraction(-1), None
+            if row.head is not None:
+                model.head = reformed(model.head, row.head)
         if row.begins or row.restart_momentum:
             momentum = {}
         if row.unit_rows:
@@ -55,26 +59,27 @@ def train(
             parameter.requires_grad_(name in trained)
         decayed = model.decayed(row.decayed)
         loss_of = losses.criterion(row.objective, data.counts)
-        order = torch.randperm(len(data.train_labels), generator=generator(seed, "order", number))
-        if row.batches is not None:
-            order = order[: row.batches * row.feed.batch]
+        order = shown(row, data.train_labels, seed, number)
         feeder = data.train(row.feed.augmentation)
         draws = feeder.draw(order, generator(seed, "augmentation", number))
 
         total, correct = 0.0, [0] * data.classes
         model.train()
+        if row.batch_norm == EVALUATING:
+            model.backbone.eval()
+        fixed = row.batch_norm == EVALUATING and row.trained == "head"
         for first in range(0, len(order), row.feed.batch):
             last = min(first + row.feed.batch, len(order))
             images = feeder.batch(draws, first, last).contiguous(memory_format=memory_format)
             labels = data.train_labels[order[first:last]]
-            logits, loss, gradients = _gradients(model, trained, images, labels, loss_of)
+            logits, loss, gradients = _gradients(model, trained, images, labels, loss_of, fixed)
             if row.sam_radius is not None:
                 norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
                 kept = {name: parameter.detach().clone() for name, parameter in trained.items()}
                 with torch.no_grad():
                     for name, parameter in trained.items():
                         parameter += gradients[name] * (row.sam_radius / (norm + 1e-12))
-                logits, loss, gradients = _gradients(model, trained, images, labels, loss_of)
+                logits, loss, gradients = _gradients(model, trained, images, labels, loss_of, fixed)
                 with torch.no_grad():
                     for name, parameter in trained.items():
                         parameter.copy_(kept[name])
@@ -108,9 +113,18 @@ def train(
 
 
 def _gradients(
-    model: Classifier, trained: dict[str, torch.nn.Parameter], images: Tensor, labels: Tensor, loss_of: losses.Criterion
+    model: Classifier,
+    trained: dict[str, torch.nn.Parameter],
+    images: Tensor,
+    labels: Tensor,
+    loss_of: losses.Criterion,
+    fixed: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    features = model.backbone(images)
+    if fixed:
+        with torch.no_grad():
+            features = model.backbone(images)
+    else:
+        features = model.backbone(images)
     logits = model.head(features)
     loss = loss_of(logits, labels, features)
     return logits, loss, dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
@@ -134,6 +148,9 @@ def _correct(model: Classifier, examples: Examples, classes: int, memory_format:
         for first in range(0, len(labels), 500):
             some = labels[first : first + 500]
             images = examples.feeder.plain(first, first + len(some)).contiguous(memory_format=memory_format)
-            for label, guess in zip(some, model(images).argmax(dim=1).tolist(), strict=True):
+            logits = model(images)
+            if examples.mirrored:
+                logits = logits + model(images.flip(-1).contiguous(memory_format=memory_format))
+            for label, guess in zip(some, logits.argmax(dim=1).tolist(), strict=True):
                 correct[label] += label == guess
     return correct

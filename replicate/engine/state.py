@@ -16,6 +16,7 @@ from torch import Tensor
 from replicate.errors import BadInput
 from replicate.grid import Epoch
 from replicate.models import Classifier
+from replicate.models.heads import FORMS, form_of, reformed
 from replicate.protocol import BEST_ON_VALIDATION, MaxNorm
 from replicate.record import write_atomically
 
@@ -80,12 +81,15 @@ class State:
         return cls(model, optimiser, History())
 
     def begin_epoch(self, row: Epoch) -> None:
-        """Make ready for an epoch by its row: take up what the stage before handed over, choose what is trained and decayed."""
+        """Make ready for an epoch by its row: take up what the stage before handed over, in the form that the head then takes,
+        choose what is trained and decayed."""
         if row.begins:
             if row.starts_from == BEST_ON_VALIDATION:
                 assert self.best is not None
                 self.model.load_state_dict(self.best)
             self.stage_epoch, self.best, self.best_epoch, self.bound, self.observed = 0, None, 0, None, {}
+            if row.head is not None:
+                self._replace_head(reformed(self.model.head, row.head))
         if row.begins or row.restart_momentum:
             self.optimiser.state.clear()
         if row.unit_rows:
@@ -96,6 +100,10 @@ class State:
             self._arrange(row.trained, row.decayed)
         for group, decay in zip(self.optimiser.param_groups, (row.weight_decay, 0.0), strict=True):
             group["lr"], group["momentum"], group["weight_decay"] = row.rate, row.momentum, decay
+
+    def _replace_head(self, head: torch.nn.Module) -> None:
+        self.model.head = head
+        self._arranged = None  # the optimiser still holds the parameters of the head before
 
     def _arrange(self, trained: str | None, decayed: str | None) -> None:
         chosen, rule = dict(self.model.trainable(trained)), self.model.decayed(decayed)
@@ -170,9 +178,14 @@ class State:
         return named
 
     def load(self, named: dict[str, Tensor]) -> None:
-        """Become the state that ``named`` was taken from. Raises ``RuntimeError`` if it is another network's."""
-        self.model.load_state_dict(_under("model/", named))
+        """Become the state that ``named`` was taken from, a later stage's head included. Raises ``RuntimeError`` or
+        ``KeyError`` if it is another network's."""
         device = next(self.model.parameters()).device
+        names = _under("model/head.", named).keys()
+        if names != self.model.head.state_dict().keys():
+            classes, features = named["model/head.weight"].shape
+            self._replace_head(FORMS[form_of(names)](features, classes).to(device))
+        self.model.load_state_dict(_under("model/", named))
         momentum = _under("momentum/", named)
         self.optimiser.state.clear()
         for name, parameter in self.model.named_parameters():
@@ -184,7 +197,8 @@ class State:
         # Checkpoints of older versions know neither stages nor single images.
         self.stage_epoch = int(named.get("stage_epoch", named["epoch"]))
         self.observed = {
-            name: value if name == "epochs" else value.to(device) for name, value in _under("observed/", named).items()
+            name: value if name == "epochs" else value.to(device, copy=True)
+            for name, value in _under("observed/", named).items()
         }
         best = _under("best/", named)
         self.best = {name: value.to(device) for name, value in best.items()} if best else None
@@ -193,28 +207,39 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all. Raises ``BadInput`` if it cannot be written."""
-        data = io.BytesIO()
-        torch.save(self.tensors(), data)
-        try:
-            write_atomically(path, data.getvalue())
-        except OSError as error:
-            raise BadInput(
-                f"checkpoint {str(path)!r} cannot be written ({error.strerror}); free space there or name another --store"
-            ) from None
+        save_tensors(self.tensors(), path)
 
     def restore(self, path: Path) -> bool:
         """Load a checkpoint; False if it is not there or not whole, and the state is then not to be used."""
-        try:
-            named = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return False
-        except Exception:  # torch raises a dozen kinds for a truncated or foreign file; each means: train it again
+        named = read_tensors(path)
+        if named is None:
             return False
         try:
             self.load(named)
         except (RuntimeError, KeyError, TypeError, AttributeError):
             return False
         return True
+
+
+def save_tensors(named: dict[str, Tensor], path: Path) -> None:
+    """Write named tensors, whole or not at all. Raises ``BadInput`` if they cannot be written."""
+    data = io.BytesIO()
+    torch.save(named, data)
+    try:
+        write_atomically(path, data.getvalue())
+    except OSError as error:
+        raise BadInput(
+            f"checkpoint {str(path)!r} cannot be written ({error.strerror}); free space there or name another --store"
+        ) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """What :func:`save_tensors` wrote, on the CPU; None if it is not there or not whole."""
+    try:
+        named = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises a dozen kinds for a truncated or foreign file; each means: train it again
+        return None
+    return named if isinstance(named, dict) else None
 
 
 def _under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ BACKBONES: Mapping[str, Callable[[int], Backbone]] = {
     "mlp3_digits": partial(MultiLayerPerceptron, side=8, width=128, linear=3),
 }
 
-#: From the number of features and of classes.
+#: From the number of features and of classes. A scaling head is not among them: it goes on from a trained one.
 HEADS: Mapping[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosine": CosineHead, "etf": EtfHead}
 
 
@@ -47,9 +47,10 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, d] and logits [B, C] of images [B, channels, H, W]."""
-        features: Tensor = self.backbone(images)
+    def both(self, images: Tensor, fixed_backbone: bool = False) -> tuple[Tensor, Tensor]:
+        """Features [B, d] and logits [B, C] of images [B, channels, H, W]; no gradient goes back through a fixed backbone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not fixed_backbone):
+            features: Tensor = self.backbone(images)
         logits: Tensor = self.head(features)
         return features, logits
 
@@ -59,8 +60,8 @@ class Classifier(nn.Module):
     def trainable(self, part: str | None = None) -> list[tuple[str, nn.Parameter]]:
         """What may be trained of the whole network (None) or of its ``"head"``, with the names that :meth:`state_dict` has.
 
-        Class vectors of the ETF head and constant batch norm are buffers: they are never among them, whether or not a stage
-        has frozen parameters. Raises ``ValueError`` for another part.
+        Class vectors of the ETF and scaling heads and constant batch norm are buffers: they are never among them, whether or
+        not a stage has frozen parameters. Raises ``ValueError`` for another part.
         """
         if part is None:
             return list(self.named_parameters())
@@ -72,7 +73,8 @@ class Classifier(nn.Module):
         """Names of the trainable parameters that weight decay acts on, by a rule of :data:`replicate.protocol.DECAYED`.
 
         None: all. ``"convolutions and linear layers"``: weights and biases of these layers, so neither batch norm nor the bias
-        of the ETF head. ``"all but batch-norm shifts"``. Raises ``ValueError`` for another rule.
+        of the ETF head nor the factors of the scaling one. ``"all but batch-norm shifts"``. Raises ``ValueError`` for another
+        rule.
         """
         if rule is not None and rule not in DECAYED:
             raise ValueError(f"rule of decay {rule!r} is unknown; known: None, {', '.join(map(repr, DECAYED))}")

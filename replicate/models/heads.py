@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,3 +79,52 @@ class EtfHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return functional.linear(features, self.weight, self.bias)
+
+
+class ScalingHead(nn.Module):
+    """Learnable weight scaling (Kang et al. 2020): c_i * (W_i^T f) + b_i, features [B, d] to logits [B, C], where only the
+    factors ``scales`` c [C] are trained.
+
+    ``weight`` W [C, d] and ``bias`` b [C] are buffers, those of the linear head that it goes on from (:func:`reformed`); with
+    factors of 1, as they start, it is that head.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(classes, features))
+        self.register_buffer("bias", torch.empty(classes))
+        self.scales = nn.Parameter(torch.ones(classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.linear(features, self.weight) * self.scales + self.bias
+
+
+#: Forms that a trained linear head can go on in, from the number of features and of classes, without weights. No global
+#: generator is drawn from.
+FORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
+    "linear": partial(nn.utils.skip_init, nn.Linear),
+    "cosine": CosineHead,
+    "scaling": ScalingHead,
+}
+
+
+def reformed(head: nn.Module, form: str) -> nn.Module:
+    """The class vectors of a trained linear head in a new head of the form ``"linear"``, ``"cosine"`` (which drops the bias) or
+    ``"scaling"``, on its device. Raises ``ValueError`` for another form, and for a head that is not linear."""
+    if form not in FORMS:
+        raise ValueError(f"a head cannot take the form {form!r}; known: {', '.join(FORMS)}")
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"a linear head can take the form {form!r}, not {type(head).__name__}")
+    made = FORMS[form](head.in_features, head.out_features).to(head.weight)
+    wanted = made.state_dict()
+    made.load_state_dict({**wanted, **{name: value for name, value in head.state_dict().items() if name in wanted}})
+    return made
+
+
+def form_of(names: Collection[str]) -> str:
+    """The form of :data:`FORMS` whose state has tensors of these names. Raises ``KeyError`` if there is none."""
+    forms = {("bias", "weight"): "linear", ("weight",): "cosine", ("bias", "scales", "weight"): "scaling"}
+    return forms[tuple(sorted(names))]
