@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Record:
         their number of classes; that is balanced accuracy if each class is a group. Training images, which differ in number on
         purpose, are counted each alike. Raises ``KeyError`` for a group that the Record does not have.
         """
-        if split not in self.curves or (split != "train" and split not in self.totals):
+        if split not in self.curves or split not in self.totals:
             return []
         return self._series(split, self.curves[split], half, group)
 
@@ -121,6 +121,10 @@ class Record:
 def file_name(programme_key: str, seed: int) -> str:
     """Name of the file that holds a Record or a checkpoint's Measures."""
     return f"{programme_key[:24]}-s{seed}.json"
+
+
+def _checkpoint_name(key: str, epoch: int, seed: int) -> str:
+    return f"{key[:24]}-e{epoch}-s{seed}.pt"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -244,19 +248,32 @@ class Store:
 
     def checkpoint(self, source: str, edition: str, key: str, epoch: int, seed: int) -> Path:
         """Where the state after ``epoch`` with this chain key belongs."""
-        return self.root / "checkpoints" / f"{source}@{edition}" / f"{key[:24]}-e{epoch}-s{seed}.pt"
+        return self.root / "checkpoints" / f"{source}@{edition}" / _checkpoint_name(key, epoch, seed)
 
     def furthest(self, cell: Cell, edition: str) -> int:
         """Epoch of the furthest checkpoint on the cell's way, 0 if there is none."""
-        chain = cell.programme.keys(edition)
         source = cell.programme.start.data.source
-        for epoch in range(cell.programme.length, 0, -1):
-            if self.checkpoint(source, edition, chain[epoch], epoch, cell.seed).exists():
+        return self._furthest(cell, edition, self._checkpoints(source, edition))
+
+    def _checkpoints(self, source: str, edition: str) -> frozenset[str]:
+        """Names of the checkpoints that are there."""
+        try:
+            return frozenset(os.listdir(self.root / "checkpoints" / f"{source}@{edition}"))
+        except OSError:
+            return frozenset()
+
+    def _furthest(self, cell: Cell, edition: str, there: Set[str]) -> int:
+        chain, pack, first = cell.programme.keys(edition), cell.programme.pack(edition), cell.programme.frozen_from
+        for epoch in range(cell.programme.length, 0, -1) if there else ():
+            names = [chain[epoch]] if pack is None or first is None or epoch < first else [chain[epoch], pack]
+            if any(_checkpoint_name(name, epoch, cell.seed) in there for name in names):
                 return epoch
         return 0
 
     def epochs_left(self, planned: Sequence[Cell], edition_of: Mapping[str, str]) -> dict[tuple[str, int], tuple[Cell, float]]:
         """Distinct epochs still to train (see :func:`replicate.grid.epochs_left`), given what is in the store."""
+
+        there = {source: self._checkpoints(source, edition) for source, edition in edition_of.items()}
 
         def edition(cell: Cell) -> str:
             return edition_of[cell.programme.start.data.source]
@@ -265,7 +282,7 @@ class Store:
             planned,
             edition_of,
             finished=lambda cell: self.of(cell, edition(cell)) is not None,
-            begun=lambda cell: self.furthest(cell, edition(cell)),
+            begun=lambda cell: self._furthest(cell, edition(cell), there[cell.programme.start.data.source]),
         )
 
     def _write(self, path: Path, told: dict[str, Any]) -> Path:

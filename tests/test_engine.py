@@ -213,15 +213,17 @@ def test_interruption_keeps_the_last_checkpoint(short_paper, digits, data, tmp_p
     cell, store = cells_of(short_paper, "VS+TLA+ADRW+SAM")[0], Store(tmp_path)
     mode = numerics.mode(cell.programme.start.network, CPU)
 
-    def ctrl_c(state):
-        if state.epoch == 3:
+    def ctrl_c(number, history, seconds):
+        if number == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_cell(cell, data, store, digits.edition, mode, each_epoch=ctrl_c)
     assert checkpoint(store, cell, digits, 2).exists() and store.of(cell, digits.edition) is None
     epochs = []
-    record, _ = train_cell(cell, data, store, digits.edition, mode, each_epoch=lambda state: epochs.append(state.epoch))
+    record, _ = train_cell(
+        cell, data, store, digits.edition, mode, each_epoch=lambda number, history, seconds: epochs.append(number)
+    )
     assert epochs == [3, 4, 5, 6]
     assert told(record) == told(uninterrupted.of(cell, digits.edition))
 
@@ -364,8 +366,9 @@ def test_lemma_4_bounds_the_gradient_of_every_image(seed, loss, weighted):
     for y in range(4):
         norms = gradient[labels == y].norm(dim=1)
         own = logits.detach()[labels == y, y]
-        assert float(norms.max()) <= found["lipschitz"]["maximum"][y] * (1 + 1e-9)
-        assert float(norms[own.argmin()]) <= found["lipschitz"]["at_minimum"][y] * (1 + 1e-9)
+        # A gradient of well learnt images is a difference of nearly equal numbers: 1e-12 is what rounding leaves of it.
+        assert float(norms.max()) <= found["lipschitz"]["maximum"][y] * (1 + 1e-9) + 1e-12
+        assert float(norms[own.argmin()]) <= found["lipschitz"]["at_minimum"][y] * (1 + 1e-9) + 1e-12
         assert found["minimal_logit"][y] == float(own.min())
         assert found["lipschitz"]["at_minimum"][y] <= found["lipschitz"]["maximum"][y]
     prior = np.array(COUNTS) / sum(COUNTS)

@@ -31,7 +31,7 @@ def train_until(stop, cell, data, store, edition, mode):
         store,
         edition,
         mode,
-        each_epoch=lambda state: seen.append(state.epoch),
+        each_epoch=lambda number, history, seconds: seen.append(number),
         out_of_time=lambda: seen[-1] >= stop,
     )
 

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence, Set
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import replicate
 from replicate.adjust import adjusted_logits, log_prior
 from replicate.engine.loop import DeviceData, Diverged, correct_counts, features_of, start, train_epoch
 from replicate.engine.numerics import Numerics
-from replicate.engine.state import History, State, balanced, sizes
+from replicate.engine.state import History, State, balanced, read_tensors, sizes
 from replicate.grid import Cell, cell_key
 from replicate.models import Classifier
 from replicate.record import Record, Store
@@ -43,46 +44,68 @@ def train_cell(
     *,
     keep: Set[str] = frozenset(),
     out_of_time: Callable[[], bool] = lambda: False,
-    each_epoch: Callable[[State], None] = lambda state: None,
+    each_epoch: Callable[[int, History, float], None] = lambda number, history, seconds: None,
 ) -> tuple[Record, State | None]:
     """Train what is missing of a cell and write its Record; returns it and the final state (None if training failed).
 
     Checkpoints stay at the end and where ``keep`` has the nominal key (see :func:`replicate.grid.branch_epochs`); in between
     one is written every half minute and replaced by the next. Raises :class:`Stopped`, with a checkpoint written, once
-    ``out_of_time`` says so; ``BadInput`` if the store cannot be written.
+    ``out_of_time`` says so; ``BadInput`` if the store cannot be written. ``each_epoch`` hears its number in the chain, the
+    history and the epoch's seconds.
     """
+    programme = cell.programme
+    if programme.adjustment is not None:
+        trained = store.record(programme.start.data.source, edition, programme.keys(edition)[-1], cell.seed)
+        if trained is not None and trained.failed is not None:  # there is nothing to adjust
+            record = record_of(cell, data, edition, numerics, History(), trained.failed)
+            store.write(record)
+            return record, None
+    state, failed = train_to(
+        cell, programme.length, data, store, edition, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
+    )
+    adjusted = None if failed else _adjusted(cell, state, data)
+    record = record_of(cell, data, edition, numerics, state.history, failed, adjusted)
+    store.write(record)
+    return record, None if failed else state
+
+
+def train_to(
+    cell: Cell,
+    last: int,
+    data: DeviceData,
+    store: Store,
+    edition: str,
+    *,
+    keep: Set[str] = frozenset(),
+    out_of_time: Callable[[], bool] = lambda: False,
+    each_epoch: Callable[[int, History, float], None] = lambda number, history, seconds: None,
+) -> tuple[State, dict[str, Any] | None]:
+    """Train a cell from its longest finished beginning up to its epoch ``last``, whose checkpoint stays; returns the state, and
+    where training broke off, if it did: the epoch and its loss. Arguments and errors as of :func:`train_cell`."""
     programme, seed = cell.programme, cell.seed
     source = programme.start.data.source
     chain, nominal = programme.keys(edition), programme.keys("")
-    if programme.adjustment is not None:
-        trained = store.record(source, edition, chain[-1], seed)
-        if trained is not None and trained.failed is not None:  # there is nothing to adjust
-            record = _record(cell, data, edition, numerics, History(), trained.failed)
-            store.write(record)
-            return record, None
 
     def path(epoch: int) -> Path:
         return store.checkpoint(source, edition, chain[epoch], epoch, seed)
 
     def stays(epoch: int) -> bool:
-        return epoch == programme.length or nominal[epoch] in keep
+        return epoch == last or nominal[epoch] in keep
 
     state = start(programme, seed, data.device)
-    for epoch in range(programme.length, 0, -1):
+    for epoch in range(last, 0, -1):
         if path(epoch).exists():
             if state.restore(path(epoch)):
                 break
             state = start(programme, seed, data.device)  # what could be read of a damaged one may be in it
     passing = state.epoch if state.epoch and not stays(state.epoch) else None
     saved_at = time.monotonic()
-    while state.epoch < programme.length:
+    while state.epoch < last:
         try:
             train_epoch(state, programme.epoch(state.epoch + 1), data, seed)
         except Diverged as error:
-            record = _record(cell, data, edition, numerics, state.history, {"epoch": error.epoch, "loss": str(error.loss)})
-            store.write(record)
-            return record, None
-        each_epoch(state)
+            return state, {"epoch": error.epoch, "loss": str(error.loss)}
+        each_epoch(state.epoch, state.history, state.history.seconds[-1])
         late = state.epoch < programme.length and out_of_time()
         if late or stays(state.epoch) or time.monotonic() - saved_at >= SAVE_EVERY_SECONDS:
             state.save(path(state.epoch))
@@ -93,10 +116,29 @@ def train_cell(
             saved_at = time.monotonic()
         if late:
             raise Stopped(state.epoch)
-    adjusted = _adjusted(cell, state, data)
-    record = _record(cell, data, edition, numerics, state.history, None, adjusted)
-    store.write(record)
-    return record, state
+    return state, None
+
+
+def restored(cell: Cell, store: Store, edition: str, device: torch.device) -> State | None:
+    """The final state of a cell from its checkpoints, or None where they are not there or not whole. Of a frozen stage the
+    backbone is that of the stage's beginning, and the head alone has a checkpoint of its own."""
+    programme, seed = cell.programme, cell.seed
+    source, chain = programme.start.data.source, programme.keys(edition)
+    first = programme.frozen_from
+    last = programme.length if first is None else first - 1
+    state = start(programme, seed, device)
+    if not state.restore(store.checkpoint(source, edition, chain[last], last, seed)):
+        return None
+    if first is None:
+        return state
+    named = read_tensors(store.checkpoint(source, edition, chain[-1], programme.length, seed))
+    if named is None:
+        return None
+    state.begin_epoch(programme.epoch(first))
+    values = {name.removeprefix("head/"): value.to(device) for name, value in named.items()}
+    state.model.head.load_state_dict({**state.model.head.state_dict(), **values})
+    state.epoch, state.stage_epoch = programme.length, programme.length - last
+    return state
 
 
 def _adjusted(cell: Cell, state: State, data: DeviceData) -> dict[str, Any] | None:
@@ -129,7 +171,7 @@ def _by_group(cell: Cell, rows: Sequence[Tensor]) -> dict[str, list[int]]:
     return {name: [int(row[first:last].sum()) for row in rows] for name, (first, last) in cell.column.groups.items()}
 
 
-def _record(
+def record_of(
     cell: Cell,
     data: DeviceData,
     edition: str,
@@ -138,6 +180,7 @@ def _record(
     failed: dict[str, Any] | None,
     adjusted: dict[str, Any] | None = None,
 ) -> Record:
+    """The Record of a cell whose epochs left this history; ``failed`` says where training broke off, if it did."""
     programme = cell.programme
     key = programme.key(edition)
     groups = {name: list(bounds) for name, bounds in cell.column.groups.items()}
@@ -145,8 +188,9 @@ def _record(
     half = data.test.half
     assert half is not None
     test_sizes = [sizes(data.test.labels[half == h], classes) for h in (0, 1)]
-    row = programme.epoch(1)
-    seen = sizes(data.train_labels, classes) if row.batches is None else None
+    # Quick epochs and samplers show other images each time: their correct ones are shares of nothing fixed.
+    whole = all(row.batches is None and row.feed.sampler is None for _, row in programme.runs)
+    seen = sizes(data.train_labels, classes) if whole else None
 
     def total(of_class: Any) -> dict[str, int]:
         return {name: int(sum(of_class[first:last])) for name, (first, last) in groups.items()}
@@ -159,7 +203,7 @@ def _record(
         "test": [_by_group(cell, [test[h] for test in history.test]) for h in (0, 1)],
     }
     totals: dict[str, Any] = {"test": [total(of_half) for of_half in test_sizes]}
-    if seen is not None:  # a quick epoch shows other images each time
+    if seen is not None:
         totals["train"] = total(seen)
     best: dict[str, int] = {}
     starts = [epoch for epoch in programme.stage_starts if epoch <= len(history.test)] or [1]
@@ -224,6 +268,7 @@ def environment(device: torch.device, numerics: Numerics) -> dict[str, Any]:
     }
 
 
+@cache
 def _commit() -> str | None:
     """Commit of the checkout that this code runs from, with ``+`` if files differ from it; None outside a checkout."""
     root = Path(replicate.__file__).resolve().parent.parent

@@ -37,9 +37,12 @@ class Progress:
         """Time that the rest of the plan takes at the speed measured so far."""
         return self._work_left * self._seconds / max(self._work_done, 1e-9)
 
-    def begin(self, cell: Cell, place: int, of: int) -> None:
-        """A cell starts, the ``place``-th of ``of``."""
+    def begin(self, cell: Cell, place: int, of: int, together: int = 1) -> None:
+        """A cell starts, the ``place``-th of ``of``; or, ``together``, several that are trained on one backbone."""
         self._head = f"[{place}/{of}] {cell.label}"
+        if together > 1:
+            data = f"{cell.column.dataset}/{cell.column.ratio} seed {cell.seed}"
+            self._head = f"[{place}-{place + together - 1}/{of}] {together} classifiers, {data}"
         self._length = cell.programme.length
         self._line = self._head
         if self._live:
