@@ -68,6 +68,33 @@ def write_level(store, cell, percent, *, edition="official"):
     write(store, cell, [[best // 2 - 50, best - best // 2], [best // 2 - 50, best // 2]], size=5000, edition=edition)
 
 
+def write_groups(store, cell, percent, *, apart=0.0, edition="official"):
+    """A Record of three epochs whose best one, the second, has these accuracies by group of classes (``""``: of every other
+    group), in percent to two decimals; in the halves of the test set ``apart`` points more and less. An adjustment's best
+    value, the sixth, has them too; the state before it has ten points less."""
+    groups, adjustment = cell.column.groups, cell.programme.adjustment
+    images = {name: 10_000 * (last - first) for name, (first, last) in groups.items()}
+
+    def counts(shift, below=0.0):
+        level = {name: percent.get(name, percent.get("")) + shift - below for name in groups}
+        return {name: round(images[name] * level[name] / 100) for name in groups}
+
+    def curves(epochs, best, below=0.0):
+        return [
+            {name: [0] * (best - 1) + [count] + [0] * (epochs - best) for name, count in counts(shift, below).items()}
+            for shift in (apart, -apart)
+        ]
+
+    how = {"groups": groups, "images": images, "validation": None, "adjusted": None}
+    if cell.column.data.validation:
+        how["validation"] = {name: [1, 2, 1] for name in groups}
+    if adjustment is not None:
+        values = adjustment.values
+        on_validation = {name: [1] * 5 + [2] + [1] * (len(values) - 6) for name in groups}
+        how["adjusted"] = (adjustment.parameter, values, (2, curves(len(values), 6), on_validation))
+    put(store, cell, record(curves(3, 2, below=10.0 if adjustment is not None else 0.0), **how), edition=edition)
+
+
 def measure(store, cell, name, told, *, edition="official"):
     """Put a Measure of a cell's trained state into a store."""
     source, key = cell.programme.start.data.source, cell.programme.keys(edition)[-1]

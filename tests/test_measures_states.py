@@ -69,7 +69,7 @@ def test_measures_apply_where_their_cells_say(measured):
     with pytest.raises(KeyError, match="no_such"):
         applies("no_such", CELLS["WB"])
     other = grid.cells(unified_bound.PAPER, "table", columns=[unified_bound.DIGITS_LT], methods=["LDAM"])[0]
-    assert [measure for measure in MEASURES if applies(measure, other)] == ["class_bound", "separation", "forgetting"]
+    assert [measure for measure in MEASURES if applies(measure, other)] == ["class_bound", "separation", "forgetting", "logits"]
     quick = grid.cells(PAPER, "table", methods=["WD"], quick=True)[0]
     assert not applies("forgetting", quick)  # an epoch shows other images each time
     programme = CELLS["WD"].programme

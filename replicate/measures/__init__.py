@@ -13,7 +13,7 @@ from typing import Any
 from replicate.engine.loop import DeviceData
 from replicate.engine.state import State
 from replicate.grid import Cell
-from replicate.measures import bounds, etf_cosine, forgetting, relu_fdr, second_stage, separation
+from replicate.measures import bounds, etf_cosine, forgetting, logits, relu_fdr, second_stage, separation
 from replicate.measures.bounds import class_bound, training_logits
 from replicate.measures.fisher import fisher_discriminant_ratio
 
@@ -27,6 +27,7 @@ MEASURES: dict[str, Callable[[State, DeviceData, Cell], dict[str, Any] | None]] 
     "relu_fdr": relu_fdr.measure,
     "etf_cosine": etf_cosine.measure,
     "second_stage": second_stage.measure,
+    "logits": logits.measure,
 }
 
 _APPLIES: dict[str, Callable[[Cell], bool]] = {

@@ -29,16 +29,19 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One number of a table. ``difference`` is replica minus published in the unit of the metric, or where margins are on the
-    log scale the ratio of the two, of the selection shown; ``verdict`` is always on the selection as-published, whose number is
-    ``judged``. ``fully_specified``: the paper fixes the whole protocol. A replica that is not comparable has no ``printed``
-    number beside it."""
+    """One number of a table. ``level`` is ours as it is compared: the mean, or where a paper reports the best of its seeds the
+    best of ours. ``difference`` is that minus published in the unit of the metric, or where margins are on the log scale the
+    ratio of the two, of the selection shown; ``verdict`` is always on the selection as-published, whose number is ``judged``.
+    ``best``: ``level`` is no mean. ``fully_specified``: the paper fixes the whole protocol. A replica that is not comparable
+    has no ``printed`` number beside it."""
 
     paper: Paper
     spot: tables.Spot
     replica: Replica | None
     judged: Replica | None
     printed: Printed | None
+    level: float | None
+    best: bool
     difference: float | None
     verdict: Verdict
     fully_specified: bool
@@ -79,12 +82,20 @@ def compare(
     columns: Sequence[Column] | None = None,
     grid: str | None = None,
 ) -> list[Row]:
-    """Every number of the table, columns outermost, then metrics, then rows in print order; nothing of a descriptive table.
+    """Every number that the paper prints in these columns of the table, columns outermost, then metrics, then rows in print
+    order; nothing of a descriptive table.
 
     ``comparability`` says of each data source whether the edition in use is ``"comparable"``, an ``"other split"`` or
     ``"not comparable"``. Raises ``BadInput`` as :func:`replicate.report.tables.replicas` does.
     """
     chosen = tuple(table.columns if columns is None else columns)
+
+    def standing(column: Column) -> str:
+        return "not comparable" if quick or column.stand_in else comparability[column.data.source]
+
+    table = tables.as_published(table)
+    if all(standing(column) == "not comparable" for column in chosen):
+        table = tables.without_quoted(table)  # published numbers are not shown, and these rows have no others
     replicas: dict[tables.Key, Replica] = {}
     judged: dict[tables.Key, Replica] = {}
     for found in tables.runs(
@@ -94,17 +105,18 @@ def compare(
         replicas |= shown
         judged |= shown if selection == "as-published" else found.replicas(paper, table, "as-published")
     numbers = tables.printed(paper, table)
-
-    def standing(column: Column) -> str:
-        return "not comparable" if quick or column.stand_in else comparability[column.data.source]
-
     spots = _by_column(tables.spots(table, chosen), table, chosen)
-    said = _verdicts(spots, judged, numbers, {column.name: standing(column) for column in chosen})
+    sides = _sides(spots, judged, numbers)
+    said = _verdicts(spots, sides, numbers, {column.name: standing(column) for column in chosen})
+    best = tables.best_of_seeds(paper, selection)
     rows = []
     for spot in spots:
         source, key = spot.column.data.source, spot.key
         replica = replicas.get(key)
         number = None if standing(spot.column) == "not comparable" else numbers.get(key)
+        level = None if replica is None else replica.mean
+        if replica is not None and best:
+            level = replica.best if number is None else _as_best(replica, sides[key], _rule(spot)[1])
         rows.append(
             Row(
                 paper=paper,
@@ -112,7 +124,9 @@ def compare(
                 replica=replica,
                 judged=judged.get(key),
                 printed=number,
-                difference=_difference(replica, number, _rule(spot)[1]),
+                level=level,
+                best=best,
+                difference=_difference(level, number, _rule(spot)[1]),
                 verdict=said[key],
                 fully_specified=key in numbers and numbers[key].specified == "full",
                 edition=f"{source}@{edition_of[source]}",
@@ -133,20 +147,30 @@ def _rule(spot: tables.Spot) -> tuple[float | None, str]:
     return verdicts.margin(spot.metric.kind, (*spot.column.path, *spot.metric.path)) or (None, "linear")
 
 
-def _difference(replica: Replica | None, number: Printed | None, scale: str) -> float | None:
-    if replica is None or number is None or replica.mean is None or number.value is None:
+def _as_best(replica: Replica, sides: _Sides, scale: str) -> float | None:
+    """The best of our seeds as the verdict takes it: of the published number of seeds."""
+    ours, theirs = sides
+    if ours is None or theirs is None:
+        return replica.best
+    value = verdicts.alike(ours, theirs).value
+    return math.exp(value) if scale == "log" else value
+
+
+def _difference(level: float | None, number: Printed | None, scale: str) -> float | None:
+    if level is None or number is None or number.value is None:
         return None
-    return replica.mean / number.value if scale == "log" else replica.mean - number.value
+    return level / number.value if scale == "log" else level - number.value
 
 
-def _verdicts(
-    spots: Sequence[tables.Spot],
-    replicas: Mapping[tables.Key, Replica],
-    printed: Mapping[tables.Key, Printed],
-    standing: Mapping[str, str],
-) -> dict[tables.Key, Verdict]:
-    """The verdict of every spot; Holm's family is every number that the table prints as its own."""
-    sides: dict[tables.Key, tuple[verdicts.Summary | None, verdicts.Summary | None]] = {}
+#: Ours and theirs.
+_Sides = tuple[verdicts.Summary | None, verdicts.Summary | None]
+
+
+def _sides(
+    spots: Sequence[tables.Spot], replicas: Mapping[tables.Key, Replica], printed: Mapping[tables.Key, Printed]
+) -> dict[tables.Key, _Sides]:
+    """Both sides of every spot that has one, pooled over the rows of its column."""
+    sides: dict[tables.Key, _Sides] = {}
     for _, alike in itertools.groupby(spots, key=lambda spot: spot.key[2:]):
         here = {spot.key: spot for spot in alike}
         sides |= verdicts.summaries(
@@ -154,6 +178,16 @@ def _verdicts(
             {key: printed[key] for key in here if key in printed},
             _rule(next(iter(here.values())))[1],
         )
+    return sides
+
+
+def _verdicts(
+    spots: Sequence[tables.Spot],
+    sides: Mapping[tables.Key, _Sides],
+    printed: Mapping[tables.Key, Printed],
+    standing: Mapping[str, str],
+) -> dict[tables.Key, Verdict]:
+    """The verdict of every spot; Holm's family is every number that the table prints as its own."""
     quoted = {key for key, number in printed.items() if number.provenance == "quoted"}
     family = sum(number.value is not None and key not in quoted for key, number in printed.items())
     tested: dict[tables.Key, float] = {}
@@ -251,13 +285,20 @@ def _line(row: Row, digits: int) -> tuple[str, ...]:
         interval = "[{}, {}]".format(*(_apart(end, row.scale, digits) for end in _ends(verdict.interval90, row.scale)))
     return (
         row.label,
-        formats.plain(tables.entry(replica, kind, digits)),
+        _number(row, digits),
         str(replica.n) if replica is not None and replica.n else "",
         formats.plain(tables.entry(number, kind, digits)),
         "" if row.difference is None else _apart(row.difference, row.scale, digits),
         interval,
         _said(row),
     )
+
+
+def _number(row: Row, digits: int) -> str:
+    """Ours for print: with a spread if it is a mean."""
+    if not row.best or row.level is None:
+        return formats.plain(tables.entry(row.replica, row.spot.metric.kind, digits))
+    return f"{row.level:.{digits}f}"
 
 
 def _ends(interval: tuple[float, float], scale: str) -> tuple[float, float]:
@@ -324,10 +365,18 @@ def _gain(proposed: Row | None, baseline: Row | None) -> str:
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
+    own = [row for row in rows if row.verdict.word != "quoted"]
     for title, full in (("Fully specified rows", True), ("Rows under our grid", False)):
-        words = Counter(row.verdict.word for row in rows if row.fully_specified is full)
+        words = Counter(row.verdict.word for row in own if row.fully_specified is full)
         if words:
             yield f"{title}: {', '.join(f'{count} {word}' for word, count in words.most_common())}."
+    if len(own) < len(rows):
+        yield f"Quoted by the paper from elsewhere, and not judged: {len(rows) - len(own)} numbers and blanks."
+    if any(row.best for row in rows):
+        yield (
+            "Replica: the best of our seeds for each number by itself; where we have another number of seeds than the paper, "
+            "the mean plus c s, which the best of as many seeds as the paper's is expected to be."
+        )
 
 
 def _remarks(rows: Sequence[Row]) -> Iterator[str]:
@@ -342,9 +391,13 @@ def _csv(rows: Sequence[Row]) -> str:
     lines.writerow(FIELDS)
     for row in rows:
         replica, number, verdict = row.replica, row.printed, row.verdict
+        kind = row.spot.metric.kind
+        mean, sd = tables.figures(replica, kind)
         marks = [row.edition]
         marks += [f"variant {row.variant}"] * bool(row.variant) + ["quick"] * row.quick
         marks += ["stand-in"] * row.spot.column.stand_in + ["ratios, not differences"] * (row.scale == "log")
+        if row.best and replica is not None:
+            marks.append(f"mean {mean}" + (f" population sd {sd}" if sd else ""))
         ends = [
             end
             for interval in (verdict.interval90, verdict.interval95)
@@ -356,7 +409,7 @@ def _csv(rows: Sequence[Row]) -> str:
                 number.table if number is not None else f"Table {row.spot.table.number}",
                 *row.spot.place,
                 "" if replica is None else replica.selection,
-                *tables.figures(replica, row.spot.metric.kind),
+                *((tables.figure(row.level, kind), "") if row.best else (mean, sd)),
                 "" if replica is None else replica.n,
                 "" if number is None else number.value_text,
                 "" if number is None else number.std_text,

@@ -16,13 +16,28 @@ _TEXT_MARKS = dict(zip(MARKS, "*+^", strict=True))
 
 @dataclass(frozen=True)
 class Entry:
-    """A number ready for print: mean and spread as text, empty where there is none, times ten to the ``power`` where there is
-    one, and its marks of :data:`MARKS`."""
+    """A number ready for print: mean (or best) and spread as text, empty where there is none, times ten to the ``power`` where
+    there is one, and its marks of :data:`MARKS`.
+
+    ``quoted``: it is not ours, and stands in square brackets. ``gain`` over another number, and ``ours``, this project's own
+    number beside a quoted one, follow it as text."""
 
     mean: str = ""
     spread: str = ""
     power: int | None = None
     marks: frozenset[str] = frozenset()
+    quoted: bool = False
+    gain: str = ""
+    ours: str = ""
+
+    @property
+    def brackets(self) -> tuple[str, str]:
+        """What stands before and after the number."""
+        return ("[", "]") if self.quoted and self.mean else ("", "")
+
+    def followed(self, number: str, gain: str) -> str:
+        """The ``number`` as a format writes it, and what follows it, with the gain as the format writes that."""
+        return " ".join(filter(None, (number, gain and f"({gain})", self.ours and f"ours {self.ours}")))
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,12 @@ def text(sheet: Sheet) -> str:
     rows = [row for _, groups in sheet.blocks for group in groups for row in group]
     labels = sheet.label_widths
     columns = list(range(len(sheet.heads[0])))
-    means = [max(len(entries[c].mean) for _, entries in rows) for c in columns]
-    widths = [max(len(sheet.heads[-1][c]), *(len(_text_entry(entries[c], means[c])) for _, entries in rows)) for c in columns]
+    means = [max(len(entries[c].mean) + entries[c].quoted for _, entries in rows) for c in columns]
+    numbers = [max(len(_text_number(entries[c], means[c])) for _, entries in rows) for c in columns]
+    widths = [
+        max(len(sheet.heads[-1][c]), *(len(_text_entry(entries[c], means[c], numbers[c])) for _, entries in rows))
+        for c in columns
+    ]
     spans = sheet.spans
     for text, first, count in itertools.chain(*spans[:-1]):  # a long head widens the last column under it
         widths[first + count - 1] += max(0, len(text) + 4 * (count > 1) - _span_width(widths, first, count))
@@ -90,7 +109,7 @@ def text(sheet: Sheet) -> str:
                 lines.append(rule)
             for names, entries in group:
                 named = [name.ljust(width) for name, width in zip(names, labels, strict=True)]
-                shown = [_text_entry(entries[c], means[c]).ljust(widths[c]) for c in columns]
+                shown = [_text_entry(entries[c], means[c], numbers[c]).ljust(widths[c]) for c in columns]
                 lines.append("  ".join([*named, *shown]))
         if number == len(sheet.blocks) - 1:
             lines.append(rule)
@@ -106,20 +125,28 @@ def _span_width(widths: Sequence[int], first: int, count: int) -> int:
     return sum(widths[first : first + count]) + 2 * (count - 1)
 
 
-def _text_entry(entry: Entry, width: int) -> str:
+def _text_number(entry: Entry, width: int) -> str:
     if not entry.mean:
         return ""
     marks = "".join(sign for mark, sign in _TEXT_MARKS.items() if mark in entry.marks)
     return plain(entry, width) + marks
 
 
+def _text_entry(entry: Entry, mean: int, number: int) -> str:
+    """Gains stand in a column of their own; ``mean`` and ``number`` are the widths of what stands before them."""
+    told = _text_number(entry, mean)
+    return entry.followed(told.ljust(number) if entry.gain else told, entry.gain)
+
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plain(entry: Entry, width: int = 0) -> str:
-    """A number without its marks, such as ``71.5±0.4``, ``1.28×10²`` or ``6.51±0.33 ×10²``; the mean right-aligned."""
+    """A number without its marks and what follows it, such as ``71.5±0.4``, ``1.28×10²`` or ``6.51±0.33 ×10²``; the mean
+    right-aligned."""
     spread = f"±{entry.spread}" if entry.spread else ""
-    return entry.mean.rjust(width) + spread + _power(entry)
+    before, after = entry.brackets
+    return (before + entry.mean).rjust(width) + spread + _power(entry) + after
 
 
 def _power(entry: Entry) -> str:
@@ -178,7 +205,9 @@ def _markdown_entry(entry: Entry) -> str:
     for mark, before, after in (("best", "**", "**"), ("second best", "*", "*"), ("best baseline", "<u>", "</u>")):
         if mark in entry.marks:
             text = f"{before}{text}{after}"
-    return text + (f"<sub>±{entry.spread}</sub>" if entry.spread else "") + _power(entry)
+    before, after = entry.brackets
+    spread = f"<sub>±{entry.spread}</sub>" if entry.spread else ""
+    return entry.followed(before + text + spread + _power(entry) + after, entry.gain)
 
 
 def escape_markdown(text: str) -> str:
@@ -235,9 +264,11 @@ def _latex_entry(entry: Entry) -> str:
     rest = f"_{{\\pm {entry.spread}}}" if entry.spread else ""
     if entry.power is not None:
         rest += f"\\times10^{{{entry.power}}}"
-        if not entry.marks:  # a mark is set in text, a bare mantissa with its power
-            return f"${text}{rest}$"
-    return text + (f"${rest}$" if rest else "")
+    if entry.power is not None and not entry.marks:  # a mark is set in text, a bare mantissa with its power
+        text, rest = f"${text}{rest}$", ""
+    before, after = entry.brackets
+    number = before + text + (f"${rest}$" if rest else "") + after
+    return entry.followed(number, entry.gain and f"${entry.gain}$")
 
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {

@@ -30,8 +30,10 @@ Place = tuple[str, str, str]
 
 #: The metric of tables that compare methods in words.
 WORDS = "component"
-#: What a note says of nearly every number; anything else is about a few of them.
-_USUAL = re.compile(r"mean over \d+ seeds|std not printed")
+#: What a note says of the gain that is printed beside a number.
+_GAIN = re.compile(r"printed gain over \S+ ([+-]\d+(?:\.\d+)?)(?:;|$)")
+#: What a note says of nearly every number, or what is printed beside it; anything else is about a few of them.
+_USUAL = re.compile(r"mean over \d+ seeds|best of \w+ trials|std not printed|printed gain over|no gain printed")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class Printed:
     def decimals(self) -> int:
         """Digits after the point of the value as printed (of its mantissa, in scientific notation); 0 if it is empty."""
         return len(self.value_text.lower().partition("e")[0].partition(".")[2])
+
+    @property
+    def gain(self) -> str:
+        """The gain that is printed beside the value, with its sign; empty where there is none."""
+        found = _GAIN.search(self.note)
+        return found[1] if found else ""
 
 
 def load(paper: str, name: str) -> Mapping[Place, Printed]:
@@ -147,9 +155,10 @@ def write(paper: str, numbers: Iterable[tuple[str, str, Printed]]) -> str:
 
 
 def remarks(numbers: Mapping[Place, Printed], shown: Collection[Place]) -> Iterator[str]:
-    """What the notes of ``numbers``, all of a table, say of some of those at the places ``shown``: a sentence for each set of
-    places. What is said of every number of the table is about its making, and left out."""
+    """What the notes of ``numbers``, all of a table, say of some legible ones at the places ``shown``: a sentence for each set
+    of places. What is said of every number of the table is about its making, and left out."""
     legible = [place for place, number in numbers.items() if number.value_text]
+    shown = {place for place in legible if place in shown}
     said: dict[str, list[Place]] = {}
     for place in legible:
         for words in numbers[place].note.split("; "):

@@ -54,7 +54,8 @@ class Replica:
     ``unmeasured`` instead. ``points`` are the chosen grid points, an adjustment's value among them, and ``epochs`` the chosen
     epochs of each seed, counted over the whole chain: one each, or for cross-fitting two, where halves differ. ``planned`` grid
     points, ``finished`` ones (with a result of at least one seed) and ``competing`` ones (with the largest number of seeds) are
-    counted; ``failed`` lists (point, seed) of runs that broke off.
+    counted; ``failed`` lists (point, seed) of runs that broke off. ``cross_fitted`` is the same number under that Selection:
+    the honest reading of one that is printed as the best of its seeds.
     """
 
     selection: str
@@ -66,6 +67,7 @@ class Replica:
     competing: int
     failed: tuple[tuple[Point, int], ...] = ()
     unmeasured: tuple[int, ...] = ()
+    cross_fitted: Replica | None = None
 
     @property
     def n(self) -> int:
@@ -76,6 +78,11 @@ class Replica:
     def mean(self) -> float | None:
         """Mean over seeds in the unit of ``values``; None without seeds."""
         return math.fsum(self.values.values()) / self.n if self.values else None
+
+    @cached_property
+    def best(self) -> float | None:
+        """The largest value over seeds in the unit of ``values``; None without seeds."""
+        return max(self.values.values(), default=None)
 
     @cached_property
     def sd(self) -> float | None:

@@ -2,7 +2,10 @@
 
 A table is filled from a mapping (block title, row label, column name, metric name) -> number. :func:`printed` and
 :func:`replicas` make such mappings in the same key space, so that one renderer prints either. What is not in the mapping stays
-empty.
+empty, but for rows that the paper quotes: among ours they are printed as quoted, in brackets.
+
+Where a paper reports the best of its seeds, ours as published are the best of ours, each number by itself; the same rows follow
+as mean over seeds, and cross-fitted.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from replicate import grid as grids
 from replicate.errors import BadInput
@@ -33,9 +36,14 @@ Key = tuple[str, str, str, str]
 #: A key without the metric: what one set of runs stands behind.
 RunKey = tuple[str, str, str]
 Number = Replica | Printed
+Data = TypeVar("Data")
 
 POWERS_OF_TEN = "FDR"  # the kind of metric that is printed so
-_KINDS = {"balanced_accuracy_pct": "balanced accuracy (%)", "accuracy_pct": "accuracy (%)"}
+_KINDS = {
+    "balanced_accuracy_pct": "balanced accuracy (%)",
+    "accuracy_pct": "accuracy (%)",
+    "top1_accuracy_pct": "top-1 accuracy (%)",
+}
 
 
 def metric_name(metric: Metric) -> str:
@@ -58,6 +66,42 @@ def column_path(column: Column) -> str:
     return "/".join(column.path)
 
 
+def _data_path(column: Column) -> str:
+    """A column's data, without what follows a row's method there."""
+    return "/".join(column.path[:-1] if column.then else column.path)
+
+
+def as_published(table: Table) -> Table:
+    """The table without the rows of ours that the paper does not print."""
+    return replace(table, blocks=tuple(block for block in table.blocks if not block.added))
+
+
+def without_quoted(table: Table) -> Table:
+    """The table without the rows that the paper quotes from elsewhere."""
+    blocks = [
+        replace(block, groups=tuple(tuple(row for row in group if row.method is not None) for group in block.groups))
+        for block in table.blocks
+    ]
+    blocks = [replace(block, groups=tuple(filter(None, block.groups))) for block in blocks]
+    return replace(table, blocks=tuple(block for block in blocks if block.groups))
+
+
+def best_of_seeds(paper: Paper, selection: str) -> bool:
+    """Whether our number under a selection is the best of its seeds, because the paper's is; other selections have means."""
+    return paper.reports == "best" and selection == "as-published"
+
+
+def _key(block: Block, row: Row, column_name: str, metric: Metric) -> Key:
+    return block.title, row.label, column_name, metric_name(metric)
+
+
+def _place(table: Table, block: Block, row: Row, path: Sequence[str], metric: Metric) -> Place:
+    """As it is printed: a transposed table has data in its rows."""
+    method, data = row_path(block, row.label), "/".join(path)
+    named, above = (data, method) if table.transposed else (method, data)
+    return named, "/".join((above, *metric.path)), metric.kind
+
+
 @dataclass(frozen=True)
 class Spot:
     """One number of a table: its key, and the place where the CSVs have it."""
@@ -70,36 +114,50 @@ class Spot:
 
     @property
     def key(self) -> Key:
-        return self.block.title, self.row.label, self.column.name, metric_name(self.metric)
+        return _key(self.block, self.row, self.column.name, self.metric)
 
     @property
     def place(self) -> Place:
-        """As it is printed: a transposed table has data in its rows."""
-        method, data = row_path(self.block, self.row.label), column_path(self.column)
-        row, above = (data, method) if self.table.transposed else (method, data)
-        return row, "/".join((above, *self.metric.path)), self.metric.kind
+        return _place(self.table, self.block, self.row, self.column.path, self.metric)
+
+
+def _in_order(table: Table, data: Iterable[Data]) -> Iterator[tuple[Block, Row, Data, Metric]]:
+    """Every number of a table's rows under ``data``, in print order."""
+    data = tuple(data)
+    rows = [(block, row) for block in table.blocks for row in block.rows]
+    in_order = ((b, r, d) for d in data for b, r in rows) if table.transposed else ((b, r, d) for b, r in rows for d in data)
+    for block, row, of_data in in_order:
+        for metric in table.metrics:
+            yield block, row, of_data, metric
 
 
 def spots(table: Table, columns: Iterable[Column]) -> Iterator[Spot]:
     """Every number of a table's rows in these columns, in print order."""
-    columns = tuple(columns)
-    rows = [(block, row) for block in table.blocks for row in block.rows]
-    in_order = (
-        ((b, r, c) for c in columns for b, r in rows) if table.transposed else ((b, r, c) for b, r in rows for c in columns)
-    )
-    for block, row, column in in_order:
-        for metric in table.metrics:
-            yield Spot(table, block, row, column, metric)
+    for block, row, column, metric in _in_order(table, columns):
+        yield Spot(table, block, row, column, metric)
+
+
+def _data(columns: Iterable[Column], beside: Iterable[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Name and path of columns, then of those that are not replicated here, whose name is their path."""
+    return [*((column.name, column.path) for column in columns), *(("/".join(path), path) for path in beside)]
+
+
+def _places(table: Table, columns: Iterable[Column], beside: Iterable[tuple[str, ...]]) -> dict[Key, Place]:
+    """Where the CSVs have each number, in print order."""
+    data = _data(columns, beside)
+    return {_key(b, r, name, m): _place(table, b, r, path, m) for b, r, (name, path), m in _in_order(table, data)}
 
 
 def printed(paper: Paper, table: Table) -> dict[Key, Printed]:
-    """The published numbers of a table's columns; stand-ins have none. Raises ``BadInput`` if their file is missing.
+    """The published numbers of a table's columns, and of those beside; stand-ins have none. Raises ``BadInput`` if their file
+    is missing.
 
     A descriptive table has no blocks and columns: its keys are an empty title, then the place in the CSV."""
     numbers = published.load(paper.name, table.published)
     if table.descriptive:
         return {("", *place): number for place, number in numbers.items()}
-    return {spot.key: numbers[spot.place] for spot in spots(table, table.columns) if spot.place in numbers}
+    places = _places(table, table.columns, table.beside)
+    return {key: numbers[place] for key, place in places.items() if place in numbers}
 
 
 def replicas(
@@ -146,9 +204,15 @@ class Found:
     measured: Measured
 
     def replicas(self, paper: Paper, table: Table, selection: str) -> dict[Key, Replica]:
-        """What a selection makes of them, by metric. Raises ``BadInput`` for an unknown one and for a damaged Measure."""
+        """What a selection makes of them, by metric; with the cross-fitted reading where it is the best of seeds. Raises
+        ``BadInput`` for an unknown selection and for a damaged Measure."""
         choice = choose(self.runs, selection, paper.selects_on)
         told = {metric_name(metric): choice.replica(metric, self.measured) for metric in table.metrics}
+        if best_of_seeds(paper, selection):
+            honest = choose(self.runs, "cross-fitted", paper.selects_on)
+            for metric in table.metrics:
+                name = metric_name(metric)
+                told[name] = replace(told[name], cross_fitted=honest.replica(metric, self.measured))
         return {(*key, name): replica for key in self.keys for name, replica in told.items()}
 
 
@@ -180,7 +244,9 @@ def runs(
             )
         for block in table.blocks:
             for row in block.rows:
-                if row.method in paper.grids[name].methods and (methods is None or row.method in methods):
+                if row.method is None or row.method not in paper.grids[name].methods:
+                    continue
+                if methods is None or row.method in methods:
                     keys.setdefault((row.method, column.name), []).append((block.title, row.label, column.name))
     wanted = list(dict.fromkeys(method for method, _ in keys))
     cells = grids.cells(paper, name, columns=chosen, methods=wanted, variant=variant, quick=quick)
@@ -227,6 +293,16 @@ def decimals(paper: Paper, table: Table, kind: str) -> int:
 # --- print -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Counterpart:
+    """This project's own number for one that a row quotes: ``where`` names its paper, table, row and column, ``command`` trains
+    it. ``replica`` is None without Records; see :mod:`replicate.report.counterparts`."""
+
+    where: str
+    command: str
+    replica: Replica | None
+
+
 def render(
     paper: Paper,
     table: Table,
@@ -239,11 +315,14 @@ def render(
     quick: bool = False,
     columns: Sequence[Column] | None = None,
     grid: str | None = None,
+    beside: bool = True,
+    counterparts: Mapping[Key, Counterpart] | None = None,
 ) -> str:
     """The table in the published layout, ending with a line feed; a descriptive table always as it is published.
 
-    ``values`` are of :func:`printed` or :func:`replicas`; the rest says how they were made, and goes into footnotes or the
-    CSV's ``note``. ``format`` is one of :data:`FORMATS`. Raises ``BadInput`` for another, and without a column.
+    ``values`` are of :func:`printed` or :func:`replicas`; ``counterparts`` are shown beside quoted numbers. The rest says how
+    they were made, and goes into footnotes or the CSV's ``note``. Columns that are not replicated stand ``beside`` where all of
+    the table's own are shown. ``format`` is one of :data:`FORMATS`. Raises ``BadInput`` for another, and without a column.
     """
     if format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
@@ -253,30 +332,54 @@ def render(
     elif not shown:
         names = ", ".join(column_path(column) for column in table.columns)
         raise BadInput(f"no column is left of table {table.number}; allowed: {names}; name another data set or ratio")
-    told = _Told(paper, table, shown, values, selection, edition_of or {}, variant, quick, grid or table.grid)
+    is_published = any(isinstance(value, Printed) for value in values.values())  # a table of ours may have no number yet
+    if is_published:
+        table = as_published(table)
+    elif quick or all(column.stand_in for column in shown):  # what never meets a published number
+        table = replace(without_quoted(table), beside=())
+    if not beside or not {column.name for column in table.columns} <= {column.name for column in shown}:
+        table = replace(table, beside=())
+    if not is_published:
+        values = {**values, **_quoted(paper, table, shown)}
+    told = _Told(
+        paper, table, shown, values, is_published, selection, edition_of or {}, variant, quick, grid or table.grid,
+        counterparts or {},
+    )  # fmt: skip
     if format == "csv":
         return published.write(paper.name, _csv_lines(told))
     return {"text": formats.text, "markdown": formats.markdown, "latex": formats.latex}[format](_sheet(told))
 
 
+def _quoted(paper: Paper, table: Table, columns: Iterable[Column]) -> dict[Key, Printed]:
+    """What the paper prints in rows that it quotes from elsewhere."""
+    rows = {(block.title, row.label) for block in table.blocks for row in block.rows if row.method is None}
+    if not rows:
+        return {}
+    numbers = published.load(paper.name, table.published)
+    places = _places(table, columns, table.beside)
+    return {key: numbers[place] for key, place in places.items() if key[:2] in rows and place in numbers}
+
+
 @dataclass(frozen=True)
 class _Told:
-    """What :func:`render` was told."""
+    """What :func:`render` was told; ``values`` of ours have quoted numbers among them."""
 
     paper: Paper
     table: Table
     columns: tuple[Column, ...]
     values: Mapping[Key, Number]
+    published: bool
     selection: str
     edition_of: Mapping[str, str]
     variant: str | None
     quick: bool
     grid: str
+    counterparts: Mapping[Key, Counterpart]
 
-    @property
-    def published(self) -> bool:
-        """Whether these are published numbers; a table of ours may have no number yet."""
-        return any(isinstance(value, Printed) for value in self.values.values())
+    @cached_property
+    def places(self) -> dict[Key, Place]:
+        """Where the CSVs have every number of the table, in print order."""
+        return _places(self.table, self.columns, self.table.beside)
 
     @cached_property
     def ours(self) -> dict[Key, Replica]:
@@ -288,6 +391,36 @@ class _Told:
         """A replica for each set of runs: metrics differ in its values alone."""
         return {key[:3]: replica for key, replica in self.ours.items()}
 
+    @cached_property
+    def seeds(self) -> dict[int, list[RunKey]]:
+        """By number of seeds the runs that have so many; first the number that most of them have, then in order."""
+        of_count: dict[int, list[RunKey]] = {}
+        for key, replica in self.of_runs.items():
+            if replica.epochs:
+                of_count.setdefault(len(replica.epochs), []).append(key)
+        usual = max(of_count, key=lambda n: (len(of_count[n]), n), default=0)
+        return {n: of_count[n] for n in sorted(of_count, key=lambda n: (n != usual, n))}
+
+    @property
+    def best(self) -> bool:
+        """Whether numbers are the best of seeds, with means below."""
+        return not self.published and best_of_seeds(self.paper, self.selection)
+
+    @property
+    def sections(self) -> list[_Section]:
+        if not self.best:
+            return [_Section("", self.table, self.values, self.selection)]
+        n = next(iter(self.seeds), 0)
+        seeds = _seeds(n)
+        fewer = f" (the paper: of {self.table.seeds})" if n != self.table.seeds else ""
+        below = without_quoted(self.table)
+        honest = {key: replica.cross_fitted for key, replica in self.ours.items() if replica.cross_fitted is not None}
+        return [
+            _Section(f"best of {seeds}{fewer}", self.table, self.values, self.selection, best=True),
+            _Section(f"mean of {seeds}", below, self.ours, self.selection, "_mean"),
+            _Section(f"cross-fitted, mean of {seeds}", below, honest, "cross-fitted", "_cross_fitted_mean"),
+        ]
+
     @property
     def measured(self) -> bool:
         return any(metric.measure for metric in self.table.metrics)
@@ -297,14 +430,28 @@ class _Told:
         return None if column.stand_in else self.variant
 
 
+@dataclass(frozen=True)
+class _Section:
+    """The rows of ``table`` under one selection, as the best or the mean of seeds; ``suffix`` is that of metrics in the CSV.
+
+    A section with a suffix stands below what the paper prints, and has spreads whether the paper prints them or not."""
+
+    title: str
+    table: Table
+    numbers: Mapping[Key, Number]
+    selection: str
+    suffix: str = ""
+    best: bool = False
+
+
 #: Printed rows as (labels, key of each entry).
 _Group = list[tuple[tuple[str, ...], list[Key]]]
 #: Heads of the printed columns, and blocks of groups of printed rows.
 _Layout = tuple[list[tuple[str, ...]], list[tuple[str, list[_Group]]]]
 
 
-def _layout(told: _Told) -> _Layout:
-    table, metrics = told.table, told.table.metrics
+def _layout(told: _Told, table: Table) -> _Layout:
+    metrics = table.metrics
     if table.descriptive:
         paths = dict.fromkeys(key[2] for key in told.values)
         words: _Group = [
@@ -316,24 +463,25 @@ def _layout(told: _Told) -> _Layout:
     def heads(above: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
         return [path + metric_head(table, metric) for path in above for metric in metrics]
 
-    def keys(block: Block, row: Row, column: Column) -> list[Key]:
-        return [Spot(table, block, row, column, metric).key for metric in metrics]
+    def keys(block: Block, row: Row, name: str) -> list[Key]:
+        return [_key(block, row, name, metric) for metric in metrics]
 
+    data = _data(told.columns, table.beside)
     if table.transposed:
         rows = [(block, row) for block in table.blocks for row in block.rows]
-        data = [(column.path, [key for block, row in rows for key in keys(block, row, column)]) for column in told.columns]
-        return heads((row.label,) for _, row in rows), [("", [data])]
+        lines = [(path, [key for block, row in rows for key in keys(block, row, name)]) for name, path in data]
+        return heads((row.label,) for _, row in rows), [("", [lines])]
     blocks = [
         (
             block.title,
             [
-                [(_labels(row.label), [key for column in told.columns for key in keys(block, row, column)]) for row in group]
+                [(_labels(row.label), [key for name, _ in data for key in keys(block, row, name)]) for row in group]
                 for group in block.groups
             ],
         )
         for block in table.blocks
     ]
-    return heads(column.path for column in told.columns), blocks
+    return heads(path for _, path in data), blocks
 
 
 def _labels(label: str) -> tuple[str, ...]:
@@ -341,28 +489,36 @@ def _labels(label: str) -> tuple[str, ...]:
     return tuple(re.split(r"(?<!\bw)(?<!/N)/", label, maxsplit=1))
 
 
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s'[: n != 1]}"
+
+
 def _sheet(told: _Told) -> Sheet:
-    heads, layout = _layout(told)
+    heads, layout = _layout(told, told.table)
     levels = max(map(len, heads))
     depth = max(len(labels) for _, groups in layout for group in groups for labels, _ in group)
-    entries = _entries(told)
-    marked = {key for key, entry in entries.items() if entry.marks}
-    blocks = []
-    for title, groups in layout:
-        shown = []
-        for group in groups:
-            rows, before = [], ""
-            for labels, keys in group:
-                names = [*labels, *([""] * (depth - len(labels)))]
-                if depth > 1 and names[0] == before:  # a method is written once in its group
-                    names[0] = ""
-                before = labels[0]
-                rows.append((names, [entries.get(key, Entry()) for key in keys]))
-            shown.append(rows)
-        blocks.append((title, shown))
+    blocks, marked = [], False
+    for section in told.sections:
+        entries = _entries(told, section)
+        marked = marked or any(entry.marks for entry in entries.values())
+        for title, groups in _layout(told, section.table)[1]:
+            titles = ": ".join(filter(None, (section.title, title)))
+            blocks.append((titles, [_lines(group, entries, depth) for group in groups]))
     among = "In each row, metric by metric" if told.table.transposed else "In each block and column"
     padded = [("",) * (levels - len(path)) + path for path in heads]
     return Sheet(_title(told), tuple(zip(*padded, strict=True)), blocks, list(_notes(told)), among if marked else "")
+
+
+def _lines(group: _Group, entries: Mapping[Key, Entry], depth: int) -> list[tuple[list[str], list[Entry]]]:
+    """Labels, in so many columns, and entries of a group's rows; a method is written once in its group."""
+    rows, before = [], ""
+    for labels, keys in group:
+        names = [*labels, *([""] * (depth - len(labels)))]
+        if depth > 1 and names[0] == before:
+            names[0] = ""
+        before = labels[0]
+        rows.append((names, [entries.get(key, Entry()) for key in keys]))
+    return rows
 
 
 def _title(told: _Told) -> str:
@@ -379,9 +535,9 @@ def _title(told: _Told) -> str:
     return f"{command}: {quick} table {number}{variant}. {told.table.title}"
 
 
-def entry(number: Number | None, kind: str, digits: int) -> Entry:
-    """Mean and spread for print, ours with so many decimals; a published number keeps its own. A number of the kind
-    :data:`POWERS_OF_TEN` is a mantissa and a power, its spread in the mantissa of the same power."""
+def entry(number: Number | None, kind: str, digits: int, best: bool = False) -> Entry:
+    """Mean and spread for print, or the ``best`` of seeds; ours with so many decimals, a published number keeps its own. A
+    number of the kind :data:`POWERS_OF_TEN` is a mantissa and a power, its spread in the mantissa of the same power."""
     if number is None:
         return Entry()
     if isinstance(number, Printed):
@@ -390,31 +546,80 @@ def entry(number: Number | None, kind: str, digits: int) -> Entry:
             return Entry(number.value_text, number.std_text)
         spread = f"{Decimal(number.std_text).scaleb(-int(power)):f}" if number.std_text else ""
         return Entry(mantissa, spread, int(power))
-    if number.mean is None:
+    level, sd = _level(number, best)
+    if level is None:
         return Entry()
     if kind != POWERS_OF_TEN:
-        return Entry(f"{number.mean:.{digits}f}", "" if number.sd is None else f"{number.sd:.{digits}f}")
-    mantissa, _, power = f"{number.mean:.{digits}e}".partition("e")  # rounds up to the next power where it must
-    return Entry(mantissa, "" if number.sd is None else f"{number.sd / 10.0 ** int(power):.{digits}f}", int(power))
+        return Entry(f"{level:.{digits}f}", "" if sd is None else f"{sd:.{digits}f}")
+    mantissa, _, power = f"{level:.{digits}e}".partition("e")  # rounds up to the next power where it must
+    return Entry(mantissa, "" if sd is None else f"{sd / 10.0 ** int(power):.{digits}f}", int(power))
 
 
-def _entries(told: _Told) -> dict[Key, Entry]:
-    if told.table.descriptive:
-        return {key: entry(number, published.WORDS, 0) for key, number in told.values.items()}
-    digits = {kind: decimals(told.paper, told.table, kind) for kind in {metric.kind for metric in told.table.metrics}}
+def _level(replica: Replica, best: bool) -> tuple[float | None, float | None]:
+    """What stands for the seeds, and their spread around it."""
+    return (replica.best, None) if best else (replica.mean, replica.sd)
+
+
+def _entries(told: _Told, section: _Section) -> dict[Key, Entry]:
+    table = section.table
+    if table.descriptive:
+        return {key: entry(number, published.WORDS, 0) for key, number in section.numbers.items()}
+    digits = {kind: decimals(told.paper, table, kind) for kind in {metric.kind for metric in table.metrics}}
+    references = _references(told)
     found = {}
-    for spot in spots(told.table, told.columns):
-        kind = spot.metric.kind
-        shown = entry(told.values.get(spot.key), kind, digits[kind])
-        found[spot.key] = shown if spot.metric.spread else replace(shown, spread="")
-    for block, column, metric in itertools.product(told.table.blocks, told.columns, told.table.metrics):
-        if margin(metric.kind) is None:  # where no rule says how far apart numbers are, none is called better
+    for block, row, (name, _), metric in _in_order(table, _data(told.columns, table.beside)):
+        key, kind = _key(block, row, name, metric), metric.kind
+        number = section.numbers.get(key)
+        shown = entry(number, kind, digits[kind], section.best)
+        if not (metric.spread or section.suffix):
+            shown = replace(shown, spread="")
+        if row.method is None and not told.published:
+            there = told.counterparts.get(key)
+            beside = entry(there.replica, kind, digits[kind]).mean if there is not None else ""
+            shown = replace(shown, quoted=True, ours=beside)
+        elif name in references:
+            reference = section.numbers.get(_key(block, row, references[name], metric))
+            shown = replace(shown, gain=_gain(number, reference, section.best, digits[kind]))
+        found[key] = shown
+    names = [name for name, _ in _data(told.columns, table.beside)]
+    for block, name, metric in itertools.product(table.blocks, names, table.metrics):
+        # Where no rule says how far apart numbers are, none is called better; nor is one that the paper does not print here.
+        if margin(metric.kind) is None or block.added:
             continue
-        here = {row: key for row in block.rows if found[key := Spot(told.table, block, row, column, metric).key].mean}
+        here = {row: key for row in block.rows if found[key := _key(block, row, name, metric)].mean and not found[key].quoted}
         proposed = any(not row.baseline for row in block.rows)
         for row, marks in _marks({row: found[key] for row, key in here.items()}, proposed):
             found[here[row]] = replace(found[here[row]], marks=marks)
     return found
+
+
+def _references(told: _Told) -> dict[str, str]:
+    """Names of columns whose numbers are followed by a gain, and of the column of the same data that it is over."""
+    over = {column.path[:-1]: column.name for column in told.columns if column.path[-1] == told.table.gains_over}
+    return {
+        column.name: over[column.path[:-1]]
+        for column in told.columns
+        if column.path[-1] != told.table.gains_over and column.path[:-1] in over
+    }
+
+
+def _gain(number: Number | None, reference: Number | None, best: bool, digits: int) -> str:
+    """What a number has more than another: of published ones as the paper prints it, of ours before rounding."""
+    if isinstance(number, Printed):
+        return number.gain or _apart(number, reference)
+    if not isinstance(number, Replica) or not isinstance(reference, Replica):
+        return ""
+    level, over = _level(number, best)[0], _level(reference, best)[0]
+    if level is None or over is None:
+        return ""
+    return f"{round(level - over, digits) + 0.0:+.{digits}f}"  # adding 0 makes a minus before zero a plus
+
+
+def _apart(number: Number | None, reference: Number | None) -> str:
+    """The difference of two numbers as they are printed."""
+    if not isinstance(number, Printed) or not isinstance(reference, Printed) or number.value is None or reference.value is None:
+        return ""
+    return f"{Decimal(number.value_text) - Decimal(reference.value_text):+f}"
 
 
 def _marks(entries: Mapping[Row, Entry], proposed: bool) -> Iterator[tuple[Row, frozenset[str]]]:
@@ -440,21 +645,25 @@ def _notes(told: _Told) -> Iterator[str]:
     if told.published:
         yield from _published_notes(told)
         return
-    yield f"Selection {told.selection}: {sentence(told.selection, told.paper.selects_on)}."
+    for selection in dict.fromkeys(section.selection for section in told.sections):
+        yield f"Selection {selection}: {sentence(selection, told.paper.selects_on)}."
     methods = told.paper.grids[told.grid].methods
-    wanted = {row.method for block in told.table.blocks for row in block.rows} & set(methods)
-    if any(methods[method].adjustment is not None for method in wanted):
+    wanted = {row.method for block in told.table.blocks for row in block.rows}
+    if any(method.adjustment is not None for label, method in methods.items() if label in wanted):
         state = "the last state" if told.selection == "last-epoch" else "the state that training hands over"
         yield f"Adjusted rows: {state}, its tau or gamma chosen after training's own parameters and on the same images."
     if told.measured:
         yield "Numbers of Measures are of the state that training hands over, at the chosen parameters."
     yield from _seed_notes(told)
+    yield from _gain_note(told)
+    yield from _quoted_notes(told)
     sources = dict.fromkeys(column.data.source for column in told.columns)
     yield f"Data: {', '.join(f'{s}@{told.edition_of[s]}' if s in told.edition_of else s for s in sources)}."
     if told.grid != told.table.grid:
         yield f"Grid {told.grid} ({told.paper.grids[told.grid].title}) instead of the table's own."
-    stand_ins = [column_path(column) for column in told.columns if column.stand_in]
-    if told.variant and len(stand_ins) < len(told.columns):
+    stand_ins = dict.fromkeys(_data_path(column) for column in told.columns if column.stand_in)
+    own = not all(column.stand_in for column in told.columns)
+    if told.variant and own:
         titles = {variant.name: variant.title for variant in told.paper.variants}
         yield f"Variant {told.variant}: {titles.get(told.variant, 'unknown')}. It holds where a quirk below says otherwise."
     if told.quick:
@@ -469,7 +678,7 @@ def _notes(told: _Told) -> Iterator[str]:
             "published number."
         )
     yield from _run_notes(told)
-    if len(stand_ins) < len(told.columns):  # quirks are about the paper's own data
+    if own:  # quirks are about the paper's own data
         for quirk in told.paper.quirks:
             if quirk.name in told.table.quirks:
                 yield f"Quirk {quirk.name}: {quirk.conflict} Here: {quirk.follows}"
@@ -480,13 +689,14 @@ def _published_notes(told: _Told) -> Iterator[str]:
     if told.table.descriptive:
         yield from published.remarks(everything, everything)
         return
-    shown = {spot.place: told.values[spot.key] for spot in spots(told.table, told.columns) if spot.key in told.values}
+    shown = {place: told.values[key] for key, place in told.places.items() if key in told.values}
     numbers = [number for number in shown.values() if isinstance(number, Printed)]
     kinds = Counter(_made(number) for number in numbers)
     for made, count in kinds.most_common():
         yield f"Published, {made}" + (f" ({count} of {len(numbers)} numbers)." if len(kinds) > 1 else ".")
     if empty := sum(number.value is None for number in numbers):
         yield f"{empty} numbers are illegible or blank in the source and stay empty."
+    yield from _gain_note(told)
     yield from published.remarks(everything, shown)
 
 
@@ -497,17 +707,17 @@ def _made(number: Printed) -> str:
 
 
 def _seed_notes(told: _Told) -> Iterator[str]:
-    of_count: dict[int, list[RunKey]] = {}
-    for key, replica in told.of_runs.items():
-        if replica.epochs:
-            of_count.setdefault(len(replica.epochs), []).append(key)
-    if not of_count:
+    if not told.seeds:
         return
-    usual = max(of_count, key=lambda n: (len(of_count[n]), n))
-    seeds = ", ".join(map(str, sorted({seed for key in of_count.pop(usual) for seed in told.of_runs[key].epochs})))
-    spread = "so no spread" if usual == 1 else _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
-    others = "".join(f"; {n} for {_listed(told, of_count[n])}" for n in sorted(of_count))
-    yield f"Seeds: {usual} for each value ({seeds}), {spread}{others}."
+    (usual, keys), *others = told.seeds.items()
+    seeds = ", ".join(map(str, sorted({seed for key in keys for seed in told.of_runs[key].epochs})))
+    if usual == 1:
+        spread = "so no spread"
+    elif told.best:
+        spread = "the best of them for each number by itself, as in the paper; below mean ± population standard deviation"
+    else:
+        spread = _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
+    yield f"Seeds: {usual} for each value ({seeds}), {spread}{''.join(f'; {n} for {_listed(told, of)}' for n, of in others)}."
 
 
 #: By whether the paper prints a spread: of every metric, of none, of some.
@@ -516,6 +726,35 @@ _SPREAD = {
     frozenset({False}): "mean; the paper prints no spread",
     frozenset({True, False}): "mean ± population standard deviation where the paper prints a spread",
 }
+
+
+def _gain_note(told: _Told) -> Iterator[str]:
+    references = _references(told)
+    if references:
+        rounded = "as printed" if told.published else "of numbers before rounding"
+        yield f"In round brackets: the gain over {told.table.gains_over}, {rounded}."
+    for key, (row, path, _) in told.places.items():
+        number = told.values.get(key)
+        if key[2] in references and isinstance(number, Printed) and number.gain:
+            apart = _apart(number, told.values.get((*key[:2], references[key[2]], key[3])))
+            if apart and Decimal(apart) != Decimal(number.gain):
+                yield f"{row} ({path}): the gain is printed as {number.gain}, the printed numbers differ by {apart}."
+
+
+def _quoted_notes(told: _Told) -> Iterator[str]:
+    """What stands in square brackets, and which of our numbers stand beside it; what is not replicated."""
+    if any(isinstance(value, Printed) for value in told.values.values()):
+        yield "[..]: quoted by the paper from elsewhere; not ours."
+    for key, there in told.counterparts.items():
+        if key not in told.places:
+            continue
+        if there.replica is not None and there.replica.n:
+            how = f"selection {there.replica.selection}, mean of {_seeds(there.replica.n)}"
+            yield f"{key[1]}, ours: replica of {there.where}, {how}."
+        else:
+            yield f"{key[1]}: {there.where} has no Records yet; `{there.command}` makes them."
+    if told.table.beside:
+        yield f"Not replicated here: the columns of {', '.join(dict.fromkeys(path[0] for path in told.table.beside))}."
 
 
 def _run_notes(told: _Told) -> Iterator[str]:
@@ -545,10 +784,10 @@ def _run_notes(told: _Told) -> Iterator[str]:
             parts = (f"seed {', '.join(map(str, seeds))} of {_listed(told, keys)}" for seeds, keys in sorted(without.items()))
             yield f"Measures not there, or without a number: {'; '.join(parts)}."
     if told.selection == "best-on-validation":
-        unsplit = [column_path(c) for c in told.columns if not c.data.validation]
+        unsplit = dict.fromkeys(_data_path(c) for c in told.columns if not c.data.validation)
         if unsplit:
             yield f"No validation split, so no number under this selection: {', '.join(unsplit)}."
-    places = list(spots(told.table, told.columns))
+    places = list(spots(without_quoted(told.table), told.columns))
     empty = sum(spot.key not in told.ours for spot in places)
     if empty:
         yield f"Not run, or not yet finished: {empty} of {len(places)} values, left empty."
@@ -581,44 +820,46 @@ def _csv_lines(told: _Told) -> Iterator[tuple[str, str, Printed]]:
         yield from ((row, path, number) for (row, path, _), number in known.items())
         return
     name = next((number.table for number in known.values()), f"Table {told.table.number}")
-    for spot in spots(told.table, told.columns):
-        row, path, _ = spot.place
-        number = told.values.get(spot.key)
-        if isinstance(number, Printed):
-            yield row, path, number
-        elif not told.published:
-            there = known.get(spot.place)
-            yield row, path, _as_printed(told, name, spot, number, there.specified if there else "")
+    own = {spot.key: spot for spot in spots(without_quoted(told.table), told.columns)}
+    for section in told.sections:
+        for key, place in _places(section.table, told.columns, section.table.beside).items():
+            number = section.numbers.get(key)
+            if isinstance(number, Printed):
+                yield *place[:2], number
+            elif key in own and not told.published:
+                there = known.get(place)
+                yield *place[:2], _as_printed(told, section, name, own[key], number, there.specified if there else "")
 
 
-def _as_printed(told: _Told, table: str, spot: Spot, replica: Replica | None, specified: str) -> Printed:
+def _as_printed(told: _Told, section: _Section, table: str, spot: Spot, replica: Replica | None, specified: str) -> Printed:
     """A replica in the words of a published number. Its spread stands there whether the paper prints one or not."""
-    mean, sd = figures(replica, spot.metric.kind)
+    value, sd = figures(replica, spot.metric.kind, section.best)
     n = replica.n if replica is not None and replica.n else None
     return Printed(
         table=table,
-        metric=spot.metric.kind,
-        value=float(mean) if mean else None,
+        metric=spot.metric.kind + section.suffix,
+        value=float(value) if value else None,
         std=float(sd) if sd else None,
-        value_text=mean,
+        value_text=value,
         std_text=sd,
-        statistic="mean",
+        statistic="best" if section.best else "mean",
         n=n,
         spread_kind="population sd" if sd else "",
         provenance="replica",
         specified=specified,
-        note="; ".join(_csv_note(told, spot, replica)),
+        note="; ".join(_csv_note(told, section.selection, spot, replica)),
     )
 
 
-def figures(replica: Replica | None, kind: str) -> tuple[str, str]:
-    """Mean and spread for a CSV, empty where there is none: accuracy with four decimals, more than a test set of 10,000 images
-    resolves; FDR such as ``1.2834e2``."""
-    mean, sd = (None, None) if replica is None else (replica.mean, replica.sd)
-    return _figure(mean, kind), _figure(sd, kind)
+def figures(replica: Replica | None, kind: str, best: bool = False) -> tuple[str, str]:
+    """Mean and spread for a CSV, or the best of seeds; empty where there is none: accuracy with four decimals, more than a test
+    set of 10,000 images resolves; FDR such as ``1.2834e2``."""
+    level, sd = (None, None) if replica is None else _level(replica, best)
+    return figure(level, kind), figure(sd, kind)
 
 
-def _figure(number: float | None, kind: str) -> str:
+def figure(number: float | None, kind: str) -> str:
+    """A number of ours for a CSV; see :func:`figures`."""
     if number is None:
         return ""
     if kind == POWERS_OF_TEN:
@@ -627,11 +868,11 @@ def _figure(number: float | None, kind: str) -> str:
     return f"{number:.4f}" if kind.endswith("accuracy_pct") else f"{number:.6g}"
 
 
-def _csv_note(told: _Told, spot: Spot, replica: Replica | None) -> Iterator[str]:
+def _csv_note(told: _Told, selection: str, spot: Spot, replica: Replica | None) -> Iterator[str]:
     column = spot.column
     if replica is None:
         yield "not run, or not yet finished"
-    yield f"selection {told.selection}"
+    yield f"selection {selection}"
     if replica is not None and replica.n:
         if any(replica.points):
             yield "point" + " or".join(_point(point) for point in replica.points)

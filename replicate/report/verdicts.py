@@ -247,7 +247,7 @@ def p_value(replica: Summary, printed: Summary) -> float | None:
         return None
     from scipy.special import stdtr
 
-    replica = _alike(replica, printed)
+    replica = alike(replica, printed)
     error, df = standard_error(replica, printed)
     return float(2 * stdtr(df, -abs(replica.value - printed.value) / error))
 
@@ -257,7 +257,8 @@ def _ratio(replica: Summary, printed: Summary) -> float:
     return max(replica.ratio or 0.0, printed.ratio or 0.0)
 
 
-def _alike(replica: Summary, printed: Summary) -> Summary:
+def alike(replica: Summary, printed: Summary) -> Summary:
+    """The replica as it is compared: as a best of as many runs where the published number is one."""
     return as_best(replica, printed.n) if printed.statistic == "best" else replica
 
 
@@ -304,7 +305,7 @@ def judge(
     if margin is None:
         return Verdict("no rule", replica.value - printed.value, reason="no rule has a margin for this metric")
 
-    replica = _alike(replica, printed)
+    replica = alike(replica, printed)
     difference = replica.value - printed.value
     inner = outer = None
     if replica.sd is not None and printed.sd is not None:
