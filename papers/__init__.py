@@ -3,4 +3,4 @@
 To add a paper, add its module's name to ``PAPERS`` (see CONTRIBUTING.md).
 """
 
-PAPERS = ("unified_bound", "wb")
+PAPERS = ("unified_bound", "wb", "lort")

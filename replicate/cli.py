@@ -10,7 +10,8 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,7 @@ from replicate.report.selection import SELECTIONS
 
 if TYPE_CHECKING:
     from replicate.data.sources import Images
+    from replicate.report.logits import Chosen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -155,7 +157,7 @@ class Request:
 
         ``narrow``: of several values that were asked for, those that this table has are meant; ``Elsewhere`` if it has none."""
         self.paper, self.variant, self.quick = paper, variant, quick
-        self._kept: dict[str, frozenset[str]] = {}
+        self._kept: dict[object, frozenset[str]] = {}
         self.table = self._table(table, grid)
         self.grid = grid or (self.table.grid if self.table else "table")
         if self.grid not in paper.grids:
@@ -165,14 +167,13 @@ class Request:
         for method in methods:
             if method not in known.methods:
                 raise BadInput(f"method {method!r} is unknown in grid {self.grid}; allowed: {', '.join(known.methods)}")
-        rows = [row.method for block in self.table.blocks for row in block.rows] if self.table else list(known.methods)
-        self.methods = [m for m in rows if m in methods] if methods else list(dict.fromkeys(rows))
+        rows = _methods(self.table) if self.table else list(known.methods)
+        self.methods = [m for m in rows if m in methods] if methods else rows
         if methods and not self.methods:
             assert self.table is not None
-            raise Elsewhere(
-                f"method {methods[0]!r} is no row of table {self.table.number}; its rows: {', '.join(dict.fromkeys(rows))}"
-            )
+            raise Elsewhere(f"method {methods[0]!r} is no row of table {self.table.number}; its rows: {', '.join(rows)}")
         self.columns = self._columns(datasets, ratios, networks, narrow)
+        self.beside = not (datasets or ratios or networks)  # what the table has beside these columns is not asked for
         if variant is not None and all(column.stand_in for column in self.columns):
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
@@ -186,7 +187,7 @@ class Request:
             raise BadInput(f"table {number!r} is not replicated; {self.paper.command} has: {allowed}")
         if grid is None:
             return self._table(self.paper.default_tables[0], None)
-        # A grid that searches what a table's own grid fixes prints in that table's layout.
+        # A grid that searches what a table's own grid fixes prints in that table's layout, if no row is quoted there.
         for table in self.paper.tables:
             rows = {row.method for block in table.blocks for row in block.rows}
             if table.grid == grid or (grid in self.paper.grids and rows == set(self.paper.methods(grid))):
@@ -229,7 +230,8 @@ class Request:
     def kept(self, column: Column) -> frozenset[str]:
         """Nominal keys of the states of this column that any of the paper's grids and variants branch at, so that a later
         request finds its beginning."""
-        if column.name not in self._kept:
+        shared = (column.data, column.network)
+        if shared not in self._kept:
             programmes = [
                 cell.programme
                 for name, grid in self.paper.grids.items()
@@ -242,8 +244,8 @@ class Request:
                     quick=self.quick,
                 )
             ]
-            self._kept[column.name] = frozenset(grids.branch_epochs(programmes))
-        return self._kept[column.name]
+            self._kept[shared] = frozenset(grids.branch_epochs(programmes))
+        return self._kept[shared]
 
 
 def _known(what: str, wanted: Sequence[str], have: Sequence[str], where: str, narrow: bool = False) -> list[str]:
@@ -257,6 +259,11 @@ def _known(what: str, wanted: Sequence[str], have: Sequence[str], where: str, na
             raise Elsewhere(f"data set {missing!r} is unknown; {where}: {allowed}")
         raise BadInput(f"{what} {missing if what == 'ratio' else repr(missing)} is unknown for {where}; allowed: {allowed}")
     return found
+
+
+def _methods(table: Table) -> list[str]:
+    """The methods of a table's rows, each once; rows that the paper quotes have none."""
+    return list(dict.fromkeys(row.method for block in table.blocks for row in block.rows if row.method is not None))
 
 
 def _network(column: Column) -> str:
@@ -422,10 +429,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _printer(
-    request: Request, store: Store, editions: Mapping[str, str], columns: Sequence[Column], selection: str
+    request: Request, store: Store, editions: Mapping[str, str], columns: Sequence[Column], selection: str, results: Path
 ) -> Callable[..., str] | None:
     """Prints the request's table in a format, from Records; None if there is no Record."""
-    from replicate.report import tables
+    from replicate.report import counterparts, tables
 
     assert request.table is not None
     how: dict[str, Any] = {
@@ -437,7 +444,15 @@ def _printer(
         "grid": request.grid,
     }
     values = tables.replicas(store, request.paper, request.table, methods=request.methods, **how)
-    return partial(tables.render, request.paper, request.table, values, **how) if values else None
+    if not values:
+        return None
+
+    def other(name: str) -> tuple[Paper, Store]:
+        paper = load_paper(name)
+        return paper, _reader(store.root, results, paper)
+
+    own = counterparts.counterparts(request.table, columns, other, selection=selection, edition_of=editions)
+    return partial(tables.render, request.paper, request.table, values, beside=request.beside, counterparts=own, **how)
 
 
 def _show(request: Request, store: Store, editions: Mapping[str, str], results: Path) -> None:
@@ -445,7 +460,7 @@ def _show(request: Request, store: Store, editions: Mapping[str, str], results: 
     if request.table is None:
         click.echo(_summary(request, store, editions))
         return
-    printer = _printer(request, store, editions, request.columns, "as-published")
+    printer = _printer(request, store, editions, request.columns, "as-published", results)
     if printer is None:
         click.echo("no cell is finished yet: there is no table to print")
         return
@@ -547,9 +562,6 @@ def _plan(
     from replicate.launch.progress import duration
 
     picked = pick_device(device)
-    lines = []
-    total_seconds = total_bytes = 0.0
-    every: list[grids.Cell] = []
     for source in request.sources:
         if source in editions:
             continue
@@ -559,56 +571,55 @@ def _plan(
         except BadInput:
             editions[source] = "official"
             click.echo(f"{source} is not here: planned for the official edition", err=True)
+
+    def line(name: str, cells: Sequence[grids.Cell]) -> tuple[Any, ...]:
+        cost, left = grids.cost(cells), store.epochs_left(cells, editions)
+        seconds = sum(work / speeds[cell.column.network] for cell, work in left.values())
+        size = f"{_bytes(cells, request.kept) / 2**20:,.0f} MiB"
+        return name, cost.cells, cost.epochs_alone, cost.epochs_shared, len(left), duration(seconds), size
+
+    every = request.cells()
+    lines = []
     for column in request.columns:
-        cells = [cell for cell in request.cells() if cell.column == column]
+        cells = [cell for cell in every if cell.column == column]
         if not cells:
             continue
-        every += cells
-        kept = request.kept(column)
         if column.network not in speeds:
             speeds[column.network] = local.measured_speed(cells[0], picked, side=sides.get(column.data.source))
-        cost = grids.cost(cells)
-        left = store.epochs_left(cells, editions)
-        seconds = sum(work for _, work in left.values()) / speeds[column.network]
-        chains = {(key, cell.seed) for cell in cells for key in cell.programme.keys("")[1:] if key in kept}
-        chains |= {(cell.programme.keys("")[-1], cell.seed) for cell in cells}
-        size = len(chains) * local.checkpoint_bytes(cells[0]) + cost.cells * 30_000
-        total_seconds, total_bytes = total_seconds + seconds, total_bytes + size
-        lines.append(
-            (
-                column.name,
-                cost.cells,
-                cost.epochs_alone,
-                cost.epochs_shared,
-                len(left),
-                duration(seconds),
-                f"{size / 2**20:,.0f} MiB",
-            )
-        )
+        lines.append(line(column.name, cells))
     if not lines:
         raise BadInput("no cell is left by these options; leave one out, or see `replicate list`")
     if len(lines) > 1:
-        cost = grids.cost(every)
-        left_epochs = sum(line[4] for line in lines)
-        lines.append(
-            (
-                "all",
-                cost.cells,
-                cost.epochs_alone,
-                cost.epochs_shared,
-                left_epochs,
-                duration(total_seconds),
-                f"{total_bytes / 2**20:,.0f} MiB",
-            )
-        )
+        lines.append(line("all", every))
     title = f"Table {request.table.number}" if request.table else request.paper.grids[request.grid].title
     chosen = f"grid {request.grid}, seeds {', '.join(map(str, request.seeds))}" + (", quick" if request.quick else "")
     click.echo(f"{request.paper.command}, {title}: {chosen}")
     heads = ("data", "cells", "epochs, each cell alone", "epochs, beginnings shared", "left to train", "time left", "disk")
     click.echo(tabulate(lines, heads))
+    for told in _passes(grids.cost(every)):
+        click.echo(f"Second stages: {told}.")
     networks = dict.fromkeys(column.network for column in request.columns)
     shown = ", ".join(f"{name} {speeds[name]:,.0f} images/s" for name in networks)
     click.echo(f"Time from the speed of a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
+
+
+def _bytes(cells: Sequence[grids.Cell], kept: Callable[[Column], Set[str]]) -> int:
+    """Of Records, and of the checkpoints that stay: those of states that programmes branch at, and everybody's last one."""
+    from replicate.launch import local
+
+    found: dict[tuple[str, int], int] = {}
+    for cell in cells:
+        chain, first = cell.programme.keys(""), cell.programme.frozen_from
+        branching = kept(cell.column)
+        found.update({(key, cell.seed): local.checkpoint_bytes(cell) for key in chain[1:first] if key in branching})
+        found.setdefault((chain[-1], cell.seed), (local.checkpoint_bytes if first is None else local.head_bytes)(cell))
+    return sum(found.values()) + 30_000 * grids.cost(cells).cells
+
+
+def _passes(cost: grids.Cost) -> Iterator[str]:
+    """What a plan says of classifiers on a frozen backbone."""
+    for sampler, (classifiers, passes) in cost.frozen.items():
+        yield f"{_count(classifiers, 'classifier')} on {passes:,} passes of frozen backbones ({sampler or 'plain'} sampler)"
 
 
 def _small_side(images: Images) -> int | None:
@@ -631,6 +642,7 @@ def list_command(store: Path, results: Path) -> None:
             for column in (*table.columns, *table.stand_ins):
                 told = "; ".join(_done(paper, table, column, kept)) or "nothing done"
                 which = f"{column.dataset} --ratio {column.ratio}" + (f" --network {column.tag}" if column.tag else "")
+                which += f", {column.path[-1]}" if column.then else ""
                 click.echo(f"    {which}: {told}")
         for label, grid in paper.grids.items():
             click.echo(f"  grid {label}: {grid.title}; methods: {', '.join(grid.methods)}")
@@ -642,8 +654,7 @@ def _done(paper: Paper, table: Table, column: Column, store: Store) -> Iterator[
     source = column.data.source
     for edition in store.editions(source):
         seeds = store.seeds(source, edition)
-        methods = [row.method for block in table.blocks for row in block.rows]
-        planned = grids.cells(paper, table.grid, columns=[column], methods=list(dict.fromkeys(methods)))
+        planned = grids.cells(paper, table.grid, columns=[column], methods=_methods(table))
         keys = {cell.programme.key(edition)[:24] for cell in planned}
         done = sum(len(seeds.get(key, ())) for key in keys)
         if done:
@@ -697,12 +708,13 @@ def tables_command(
         if published:
             columns = [column for column in request.columns if not column.stand_in]
             numbers = tables.printed(request.paper, request.table)
-            click.echo(tables.render(request.paper, request.table, numbers, form, columns=columns), nl=False)
+            told = tables.render(request.paper, request.table, numbers, form, columns=columns, beside=request.beside)
+            click.echo(told, nl=False)
             continue
         kept = _reader(store, results, request.paper)
         shown = 0
         for columns, editions in _edition_choices(request, kept):
-            printer = _printer(request, kept, editions, columns, selection)
+            printer = _printer(request, kept, editions, columns, selection, results)
             if printer is not None:
                 shown += 1
                 click.echo(printer(format=form), nl=False)
@@ -763,7 +775,7 @@ def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any
     asked = ", ".join(which["datasets"]) or "these data sets"
     _known("ratio", [str(ratio) for ratio in which["ratios"]], [str(column.ratio) for column in columns], asked)
     _known("network", which["networks"], [_network(column) for column in columns], asked)
-    methods = list(dict.fromkeys(row.method for table in tables for block in table.blocks for row in block.rows))
+    methods = list(dict.fromkeys(method for table in tables for method in _methods(table)))
     for method in which["methods"]:
         if method not in methods:
             raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
@@ -813,28 +825,50 @@ def diff_command(paper: str, store: Path, results: Path, form: str, **which: Any
     sys.exit(worst)
 
 
+#: Views of Measures that one paper alone has, and the paper.
+_VIEWS = {"steps": "wb", "normals": "lort", "smoothing": "lort", "sensitivity": "lort", "sample": "lort"}
+
+
 @cli.command("measures")
 @click.argument("paper")
 @which_cells
 @where_store
 @where_results
+@where_data
 @click.option("--classes", is_flag=True, help="Every class on a line of its own.")
 @click.option("--steps", is_flag=True, help="Discriminant ratios after every step of a perceptron (wb, Fig. 2).")
-def measures_command(paper: str, store: Path, results: Path, classes: bool, steps: bool, **which: Any) -> None:
+@click.option("--normals", is_flag=True, help="Positive and negative logits of groups of classes (lort, Fig. 2).")
+@click.option("--smoothing", is_flag=True, help="Accuracy over delta (lort, Fig. 4).")
+@click.option("--sensitivity", is_flag=True, help="Accuracy over learning rate and weight decay (lort, Fig. 5).")
+@click.option(
+    "--sample", type=int, metavar="INDEX", help="Logits of this test image, counted from 0 (lort, Fig. 1); needs checkpoints."
+)
+def measures_command(paper: str, store: Path, results: Path, data: Path | None, **which: Any) -> None:
     """What the paper's analysis says of every finished run, from its Measures alone.
 
     unified-bound: B_y(f), Lemma 4, the sum of Eq. 16 without C(F). wb: discriminant ratios, cosines, norms, batch norm,
-    forgetting, and how near its theorems are.
+    forgetting, and how near its theorems are. lort: Logits Magnitude and Regularized Standard Deviation at the chosen grid
+    points.
     """
-    from replicate.report import bounds, geometry
+    from replicate.report import bounds, geometry, logits
 
-    measured = load_paper(paper).measures
-    report = next((report for report in (bounds, geometry) if report.MEASURE in measured), None)
+    asked = {name: which.pop(name) for name in ("classes", *_VIEWS)}
+    views = [name for name, value in asked.items() if value is not None and value is not False]  # image 0 is one
+    loaded = load_paper(paper)
+    report = next((report for report in (bounds, geometry, logits) if report.MEASURE in loaded.measures), None)
     if report is None:
         raise BadInput(f"{paper} has no Measures; allowed: a paper whose module names some")
-    if steps and report is not geometry:
-        raise BadInput(f"--steps is about perceptrons, which {paper} has none of; allowed: wb")
-    how = {"classes": classes, **({"steps": True} if steps else {})}
+    for view in views:
+        if _VIEWS.get(view, loaded.name) != loaded.name:
+            raise BadInput(f"--{view} is a view of {_VIEWS[view]}, which {paper} does not have; leave it out")
+    if len(views) > 1:
+        raise BadInput(f"--{views[0]} and --{views[1]} are two views; name one")
+    view = views[0] if views else ""
+    if report is logits:
+        where = (loaded, which, store, results)
+        click.echo(_sample(*where, data, asked["sample"]) if view == "sample" else _logits(*where, view), nl=False)
+        return
+    how = {view: True} if view else {}
     lines: dict[tuple[Any, ...], None] = {}  # tables share runs: each is told once
     for request in _requests(paper, which, stand_ins=True):
         kept = _reader(store, results, request.paper)
@@ -844,6 +878,109 @@ def measures_command(paper: str, store: Path, results: Path, classes: bool, step
     if not lines:
         raise BadInput(f"no Measures are there for {paper!r} by these options; run `replicate {paper}` first")
     click.echo(report.render(list(lines), **how), nl=False)
+
+
+def _logits(paper: Paper, which: dict[str, Any], store: Path, results: Path, view: str) -> str:
+    """Figures 2 to 5 of the logits-retargeting paper. Raises ``BadInput`` if nothing is there for them."""
+    from replicate.report import logits
+
+    grid = {"smoothing": logits.SMOOTHING, "sensitivity": logits.SENSITIVITY}.get(view)
+    if grid is not None and (which["table"] is not None or which["grid"] not in (None, grid)):
+        raise BadInput(f"--{view} is about grid {grid}; leave out --table and --grid")
+    lines: list[Any] = []
+    of_view: Callable[..., Iterator[Any]] = {"smoothing": logits.smoothing, "sensitivity": logits.sensitivity}.get(
+        view, logits.lines
+    )
+    for request in _requests(paper.command, {**which, "grid": grid or which["grid"]}, stand_ins=True):
+        table = request.table or paper.tables[0]  # a grid without a table of its own has rows of the first
+        kept = _reader(store, results, paper)
+        for columns, editions in _edition_choices(request, kept):
+            lines += of_view(
+                kept,
+                paper,
+                table,
+                editions,
+                columns=columns,
+                methods=request.methods,
+                grid=request.grid,
+                variant=request.variant,
+                quick=request.quick,
+            )
+    if not lines:
+        what, first = ("finished runs", f"--grid {grid}") if grid else ("Measures", "--table 1")
+        raise BadInput(
+            f"no {what} are there for {paper.command!r} by these options; run `replicate {paper.command} {first}` first"
+        )
+    if view == "smoothing":
+        return logits.render_smoothing(lines)
+    return logits.render_sensitivity(lines) if view == "sensitivity" else logits.render(lines, view)
+
+
+def _sample(paper: Paper, which: dict[str, Any], store: Path, results: Path, data: Path | None, index: int) -> str:
+    """Logits of one test image under the networks that stand for methods of the first table: those of Fig. 1, or those that
+    were asked for. Raises ``BadInput`` where there is no such image, or no checkpoint."""
+    from replicate.report import logits
+
+    which = {**which, "table": which["table"] or paper.default_tables[0], "methods": which["methods"] or logits.OF_SAMPLE}
+    parts: list[str] = []
+    loaded: dict[str, Images] = {}
+    for request in _requests(paper.command, which, stand_ins=False):
+        kept = _reader(store, results, paper)
+        for columns, editions in _edition_choices(request, kept):
+            assert request.table is not None
+            how: dict[str, Any] = {"methods": request.methods, "variant": request.variant, "quick": request.quick}
+            for column in columns:
+                found = [one for _, one in logits.chosen(kept, paper, request.table, editions, columns=[column], **how)]
+                source = column.data.source
+                if found and source not in loaded:
+                    loaded |= load_images([source], data)
+                if found and loaded[source].edition == editions[source]:
+                    parts.append(_sample_of(paper, found, loaded[source], kept, index))
+    if not parts:
+        raise BadInput(
+            f"no finished runs are there for {paper.command!r} on the images at hand; run `replicate {paper.command}` first, "
+            "or name a stand-in with --dataset"
+        )
+    return "\n".join(parts)
+
+
+def _sample_of(paper: Paper, found: Sequence[Chosen], images: Images, kept: Store, index: int) -> str:
+    """Test image ``index`` under each of the networks of one column; see :func:`_sample`."""
+    import torch
+
+    from replicate.data.longtail import split
+    from replicate.data.sources import OFFICIAL
+    from replicate.engine import numerics
+    from replicate.engine.cell import restored
+    from replicate.engine.loop import DeviceData
+    from replicate.measures.logits import image_logits
+    from replicate.report import logits
+
+    programme, device = found[0].cell.programme, torch.device("cpu")
+    shown = DeviceData(split(images, programme.start.data), programme, device)
+    if not 0 <= index < len(shown.test):
+        raise BadInput(f"test image {index} is not there; {found[0].cell.column.name} has 0 to {len(shown.test) - 1}")
+    numerics.enter(numerics.mode(programme.start.network, device))
+    rows: list[tuple[str, int, list[float]]] = []
+    for one in found:
+        cell = one.cell
+        if cell.programme.adjustment is not None:
+            raise BadInput(f"method {cell.method!r} adjusts a trained network; allowed with --sample: methods that train one")
+        states = ((seed, restored(replace(cell, seed=seed), kept, one.edition, device)) for seed in one.seeds)  # one at a time
+        of_method = [
+            (cell.method, seed, image_logits(state.handed_over(), shown.test, index))
+            for seed, state in states
+            if state is not None
+        ]
+        if not of_method:
+            column = cell.column
+            raise BadInput(
+                f"store {str(kept.root)!r} has no checkpoint of {cell.method} {one.point()}; run `replicate {paper.command} "
+                f"--dataset {column.dataset} --ratio {column.ratio} --method {cell.method!r}` with a store without its Record"
+            )
+        rows += of_method
+    truth = int(shown.test.labels[index])
+    return logits.render_sample(paper, found[0].data, index, truth, rows, official=found[0].edition == OFFICIAL)
 
 
 @cli.group("data", invoke_without_command=True)

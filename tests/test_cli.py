@@ -201,7 +201,7 @@ def test_tables_without_a_number_passes_over_tables_that_lack_the_data_set_or_me
 
 
 def test_tables_reads_the_store_of_the_environment_and_committed_records(quick, tmp_path):
-    request = ("tables", "--table", "1", "--quick", "--dataset", "digits")
+    request = ("tables", "unified-bound", "--table", "1", "--quick", "--dataset", "digits")
     text = (quick.folder / "results/unified_bound/table1.digits.quick.txt").read_text().strip()
     assert call_without_torch(tmp_path, *request, REPLICATE_STORE=str(quick.folder / "store")).out.strip() == text
     shutil.copytree(quick.folder / "store/records", tmp_path / "committed/unified_bound/records")
@@ -213,7 +213,7 @@ def test_tables_reads_the_store_of_the_environment_and_committed_records(quick, 
 @pytest.mark.parametrize("selection", ["as-published", "cross-fitted", "best-on-validation", "last-epoch"])
 def test_tables_under_every_selection(quick, selection):
     code, out, err = call_without_torch(
-        quick.folder, "tables", "--table", "1", "--quick", "--dataset", "digits", "--selection", selection
+        quick.folder, "tables", "unified-bound", "--table", "1", "--quick", "--dataset", "digits", "--selection", selection
     )
     assert (code, err) == (0, "") and f"Selection {selection}: " in out
     assert len(re.findall(r"^(?:CE|CE\+DRW) +\d+\.\d", out, re.M)) == 3
@@ -436,7 +436,7 @@ def test_the_same_command_goes_on_and_changes_no_number(interrupted, uninterrupt
 
 RUN = ("unified-bound",)
 WRONG = {
-    "command": (("trian",), "'trian'", "unified-bound, wb, data, diff, list, measures, plan, tables"),
+    "command": (("trian",), "'trian'", "unified-bound, wb, lort, data, diff, list, measures, plan, tables"),
     "paper of plan": (("plan", "unifed"), "'unifed'", "unified-bound"),
     "paper of tables": (("tables", "unifed"), "'unifed'", "unified-bound"),
     "paper of diff": (("diff", "unifed"), "'unifed'", "unified-bound"),
