@@ -64,10 +64,12 @@ case $what in
         if wants digits; then
             replicate unified-bound --dataset digits --seeds 0-2 "$@"
             replicate wb --dataset digits --seeds 0-2 "$@"
+            replicate lort --dataset digits --seeds 0-2 "$@"
         fi
         if wants cifar; then
             replicate unified-bound "$@"
             replicate wb --dataset cifar10-lt --dataset cifar100-lt --dataset cifar10 --dataset cifar100 "$@"
+            replicate lort "$@"
         fi
         if wants mnist; then
             replicate wb --dataset mnist "$@"

@@ -41,7 +41,7 @@ def read_text(text):
         if line == lines[0]:
             continue
         label, *cells = [line[slice(*span)].strip() for span in spans]
-        if re.match(r"(best|mean) of|cross-fitted|not in", line):
+        if re.match(r"(best|mean) of|cross-fitted|added here", line):
             block = line
         else:
             cells = [squeezed(re.sub(r"[*+^]+(?=\s|$)", "", cell)) for cell in cells]
