@@ -175,3 +175,22 @@ def test_committed_digits_tables_are_what_their_committed_records_give(number):
     for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
         written = (folder / f"table{number}.digits.{suffix}").read_text(encoding="utf-8")
         assert tables.render(PAPER, table, values, form, **how) == written
+
+
+def test_the_table_in_the_readme_is_the_committed_one():
+    root = Path(__file__).parent.parent
+    if not (root / "results" / "lort").is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    how = {"selection": "as-published", "edition_of": {"digits": "official"}, "columns": [DIGITS_LT]}
+    values = tables.replicas(Store(root / "results" / "lort"), PAPER, TABLES["1"], **how)
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    gained = []
+    for block in TABLES["1"].blocks:
+        for row in block.rows:
+            every, few = (values[block.title, row.label, DIGITS_LT.name, name] for name in ("All", "Few"))
+            honest = every.cross_fitted
+            told = [f"{x.mean:.1f}<sub>±{x.sd:.1f}</sub>" for x in (every, honest, few)]
+            assert f"| {row.label} | {every.best:.1f} | {' | '.join(told)} |" in lines
+            gained.append(every.best - honest.mean)
+    text = " ".join(lines)
+    assert f"is worth {min(gained):.1f} to {max(gained):.1f} points to a row here" in text
