@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from papers.lort import DIGITS, DIGITS_LT, PAPER, SECOND_SGD
+from papers.lort import CIFAR_COLUMNS, DIGITS, DIGITS_LT, PAPER, SECOND_SGD
 from replicate import grid
 from replicate.data.longtail import split
 from replicate.engine import heads, loop, plain
@@ -221,6 +222,24 @@ def test_a_damaged_checkpoint_of_a_pack_costs_only_time(bench, digits):
     file.write_bytes(file.read_bytes()[:1000])
     resumed = bench(cells, "cut")
     assert all(equal(whole[label], resumed[label]) for label in whole)
+
+
+def test_classifiers_beyond_the_memory_of_one_pass_ride_passes_of_their_own(bench, monkeypatch):
+    cells = packs(packed(short()))[0]
+    whole = bench(cells)
+    monkeypatch.setattr(heads, "TOGETHER_BYTES", 1)  # a group is the least
+    seen = []
+    parts = bench(cells, "parts", each_epoch=lambda number, history, seconds: seen.append(number))
+    assert seen == [1, 2, *[3, 4, 5] * math.ceil(len(cells) / heads.SLOTS)]
+    assert all(equal(whole[label], parts[label]) for label in whole)
+
+
+def test_the_memory_of_one_pass_holds_all_rows_of_cifar(bench):
+    (cell, *_) = grid.cells(PAPER, "table", columns=[CIFAR_COLUMNS[0]], methods=["LORT"])
+    head = torch.nn.Linear(512, 100)
+    begun = SimpleNamespace(model=SimpleNamespace(head=head))
+    assert 3000 < heads._at_once(cell, begun) < 4000
+    assert heads._at_once(cell, begun) % heads.SLOTS == 0
 
 
 def test_a_classifier_that_diverges_leaves_the_others_as_they_are(bench):

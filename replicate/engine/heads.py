@@ -40,6 +40,8 @@ from replicate.record import Record, Store
 #: Classifiers in a group: enough to fill two cores with the products of the smallest heads, few enough that a group's weights
 #: and momentum stay in a core's cache from one operation to the next.
 SLOTS: Final = 8
+#: Memory that the classifiers of one pass may take; those beyond it ride passes of their own.
+TOGETHER_BYTES: Final = 2 << 30
 #: Images evaluated at a time; fixed, since another number could round differently.
 EVALUATED: Final = 500
 
@@ -186,6 +188,8 @@ class Stack:
         if any(row.projection for row in opening):
             each = [math.inf if row.projection is None else float(norm_bound(begins, row.projection)) for row in opening]
             self._bounds = torch.split(torch.tensor(each, device=device), SLOTS)
+        self.epochs = 0
+        self._told: tuple[tuple[int, int], Tensor] | None = None
         told = features.validation
         self._seen = {"test": prepare(form, features.test, self._head).mean(dim=0)}
         if told is not None:
@@ -212,6 +216,7 @@ class Stack:
 
     def end_epoch(self) -> None:
         """Project class vectors, where that is done."""
+        self.epochs += 1
         for group, bound in zip(self.groups, self._bounds or (), strict=False):
             group.project(bound)
 
@@ -224,7 +229,10 @@ class Stack:
     def test_logits(self, place: int) -> Tensor:
         """Of all test images under one classifier [N, C], averaged over views."""
         group, slot = divmod(place, SLOTS)
-        return torch.cat([self.groups[group].logits(some)[slot] for some in torch.split(self._seen["test"], EVALUATED)])
+        if self._told is None or self._told[0] != (self.epochs, group):  # neighbours are asked for one after another
+            batches = [self.groups[group].logits(some) for some in torch.split(self._seen["test"], EVALUATED)]
+            self._told = (self.epochs, group), torch.cat(batches, dim=1)
+        return self._told[1][slot]
 
     def head_of(self, place: int) -> nn.Module:
         """A head of its own with the values of one classifier."""
@@ -425,10 +433,7 @@ def train_pack(
     programme, seed = some.programme, some.seed
     source, pack, first = programme.start.data.source, programme.pack(edition), programme.frozen_from
     assert pack is not None and first is not None
-    begun, failed = train_to(
-        some, first - 1, data, store, edition, keep=keep, out_of_time=out_of_time,
-        each_epoch=each_epoch,
-    )  # fmt: skip
+    begun, failed = train_to(some, first - 1, data, store, edition, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch)
     if failed is not None:
         for cell in cells:
             record = record_of(cell, data, edition, numerics, begun.history, failed)
@@ -447,7 +452,7 @@ def train_pack(
             ((epoch, told) for epoch in range(length, 0, -1) if (told := read_tensors(path(epoch))) is not None), (0, {})
         )
         known = {name.partition("/")[0] for name in saved}
-        now = [cell for key, cell in left.items() if key in known] or list(left.values())
+        now = [cell for key, cell in left.items() if key in known] or list(left.values())[: _at_once(some, begun)]
         one = Pack(now, features)
         keys = [cell.programme.keys(edition)[-1][:24] for cell in one.cells]
         if known & set(keys):
@@ -474,6 +479,14 @@ def train_pack(
             finished(cell, record, None if broke else one.state(column, stack, place))
             del left[cell.programme.keys(edition)[-1][:24]]
         _forget(path, begins)
+
+
+def _at_once(cell: Cell, begun: State) -> int:
+    """How many classifiers like this one :data:`TOGETHER_BYTES` hold, in whole groups: their values and momentum, and the eight
+    tensors of a batch's logits that a loss and its gradient keep."""
+    values = sum(value.numel() for value in begun.model.head.state_dict().values())
+    logits = cell.programme.epoch(cell.programme.length).feed.batch * cell.programme.start.network.classes
+    return int(max(1, TOGETHER_BYTES // (4 * (2 * values + 8 * logits)) // SLOTS) * SLOTS)
 
 
 def _forget(path: Callable[[int], Path], epoch: int) -> None:
