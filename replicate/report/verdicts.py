@@ -32,7 +32,7 @@ Difference d: replica minus published, the replica always under the selection as
 Each s is a sample standard deviation of single runs, pooled over the rows of its column (one data set, one metric), at least \
 0.1, with the pool's degrees of freedom; those of d after Welch. A published spread that is a population's, or of a kind not \
 stated, is multiplied by sqrt(n/(n-1)); an n that is not stated is taken as 2, the fewest with a spread. A side without any \
-spread in the column gets the other side's; a number without spread and n counts as one run.
+spread in the column gets the other side's, with its degrees of freedom; a number without spread and n counts as one run.
 Margin: 1.0 point for accuracy over all classes, 2.0 for Many, Medium and Few; a factor of 1.25, on the log scale, for \
 FDR, and only where sd/mean is below 0.3. There d is the difference of logarithms, printed as a ratio, and s is sd/mean; a \
 row whose own is 0.3 or more stays out of the pool. no rule: a metric that has no margin.
@@ -52,7 +52,8 @@ class Summary:
     """One side of a comparison. ``value`` and ``sd`` are in the scale of the comparison (percent, or log FDR).
 
     ``n`` runs stand behind ``value``; ``runs`` are their own values, where known. ``sd`` is the sample standard deviation of
-    single runs, pooled over ``rows`` rows, with ``df`` degrees of freedom; None where nothing is known of it. ``statistic``:
+    single runs, pooled over ``rows`` rows, with ``df`` degrees of freedom; None where nothing is known of it. ``borrowed``: sd
+    and df are the other side's, which knows of no spread of its own. ``statistic``:
     ``"mean"``; ``"best"``, the largest of n; or ``"shifted"``, a mean plus ``shift`` times sd. ``ratio``, on the log scale:
     sd/mean before the logarithm.
     """
@@ -66,6 +67,7 @@ class Summary:
     shift: float = 0.0
     runs: tuple[float, ...] = ()
     ratio: float | None = None
+    borrowed: bool = False
 
     @property
     def variance(self) -> float:
@@ -162,8 +164,8 @@ def summaries(
         r, p = replicas.get(key), printed.get(key)
         here, there = ours[key[2:]], theirs[key[2:]]
         found[key] = (
-            None if r is None else _of_replica(r, here or there, scale),
-            None if p is None else _of_printed(p, there or here, scale),
+            None if r is None else _of_replica(r, here or there, scale, borrowed=here is None),
+            None if p is None else _of_printed(p, there or here, scale, borrowed=there is None),
         )
     return found
 
@@ -175,23 +177,25 @@ def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str) -> tup
     return pool((sd / mean, n) for sd, n, mean in spreads if mean > 0 and sd / mean < LARGEST_RATIO)
 
 
-def _spread(pooled: tuple[float, int, int] | None) -> dict[str, Any]:
-    return {} if pooled is None else {"sd": max(FLOOR, pooled[0]), "df": pooled[1], "rows": pooled[2]}
+def _spread(pooled: tuple[float, int, int] | None, borrowed: bool) -> dict[str, Any]:
+    if pooled is None:
+        return {}
+    return {"sd": max(FLOOR, pooled[0]), "df": pooled[1], "rows": pooled[2], "borrowed": borrowed}
 
 
-def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str) -> Summary | None:
+def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str, borrowed: bool) -> Summary | None:
     if r.mean is None:
         return None
     runs = tuple(r.values.values())
     if scale == "linear":
-        return Summary(r.mean, r.n, runs=runs, **_spread(pooled))
+        return Summary(r.mean, r.n, runs=runs, **_spread(pooled, borrowed))
     if min(runs) <= 0:
         return None  # there is no logarithm
     ratio = None if r.sd is None else r.sd * math.sqrt(r.n / (r.n - 1)) / r.mean
-    return Summary(math.log(r.mean), r.n, runs=tuple(map(math.log, runs)), ratio=ratio, **_spread(pooled))
+    return Summary(math.log(r.mean), r.n, runs=tuple(map(math.log, runs)), ratio=ratio, **_spread(pooled, borrowed))
 
 
-def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str) -> Summary | None:
+def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str, borrowed: bool) -> Summary | None:
     if p.value is None or (scale == "log" and p.value <= 0):
         return None
     ratio = None
@@ -200,7 +204,7 @@ def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str) -
         sd, n = sample_sd(p.std, p.n, p.spread_kind)
         ratio = sd / p.value if scale == "log" else None
     value = math.log(p.value) if scale == "log" else p.value
-    return Summary(value, n, statistic=p.statistic, ratio=ratio, **_spread(pooled))
+    return Summary(value, n, statistic=p.statistic, ratio=ratio, **_spread(pooled, borrowed))
 
 
 # --- the best of n ---------------------------------------------------------------------------------------------------
@@ -236,8 +240,11 @@ def as_best(replica: Summary, n: int) -> Summary:
 
 
 def standard_error(replica: Summary, printed: Summary) -> tuple[float, float]:
-    """Of the difference: standard error, and degrees of freedom after Welch. Raises ``ValueError`` without sds."""
+    """Of the difference: standard error, and degrees of freedom after Welch; those of the one s where a side has the other's,
+    for Welch's are of two that err apart. Raises ``ValueError`` without sds."""
     a, b = replica.variance, printed.variance
+    if replica.borrowed or printed.borrowed:
+        return math.sqrt(a + b), float(min(replica.df, printed.df))
     return math.sqrt(a + b), (a + b) ** 2 / (a**2 / replica.df + b**2 / printed.df)
 
 
@@ -334,17 +341,23 @@ def judge(
 
 
 def _seeds_needed(replica: Summary, printed: Summary, difference: float, margin: float, level: float) -> int | None:
-    """The fewest seeds of ours, in every row of the column, that would end in match, higher or lower if d and s stayed."""
+    """The fewest seeds of ours, in every row of the column, that would end in match, higher or lower if d and s stayed.
+
+    Where the published s is ours, it stays so, and its degrees of freedom grow with ours; where ours is the published one, ours
+    would be known with as many rows."""
     import numpy as np
     from scipy.special import stdtrit
 
     assert replica.sd is not None
     n = np.arange(max(LEAST_SEEDS, replica.n + 1), MOST_SEEDS + 1)
-    of_replica = np.maximum(replica.df, replica.rows * (n - 1))
-    # A best of n with more runs than n is compared by its mean plus a multiple of s.
-    shift = _largest(printed.n)[0] if printed.statistic == "best" else 0.0
+    of_replica = replica.rows * (n - 1) if replica.borrowed else np.maximum(replica.df, replica.rows * (n - 1))
+    # Against a best of n, n runs are compared by their best, any other number by mean plus a multiple of s.
+    shift, best = _largest(printed.n) if printed.statistic == "best" else (0.0, 0.0)
     a, b = replica.sd**2 * (1 / n + shift**2 / (2 * of_replica)), printed.variance
-    error, df = np.sqrt(a + b), (a + b) ** 2 / (a**2 / of_replica + b**2 / printed.df)
+    if printed.statistic == "best":
+        a = np.where(n == printed.n, replica.sd**2 * best, a)
+    df = of_replica if printed.borrowed else (a + b) ** 2 / (a**2 / of_replica + b**2 / printed.df)
+    error = np.sqrt(a + b)
     matches = abs(difference) + stdtrit(df, 0.95) * error < margin
     differs = abs(difference) > stdtrit(df, 1 - level / 2) * error
     settled = np.flatnonzero(matches | differs)
@@ -361,16 +374,65 @@ def ranking(pairs: Iterable[tuple[Summary | None, Summary | None]]) -> tuple[int
     pool's degrees of freedom). Pairs with a side missing, or with a spread too large for the log scale, do not count; a tie of
     ours is not kept.
     """
-    from scipy.special import stdtrit
-
     told = [(r, p) for r, p in pairs if r and p and p.sd is not None and _ratio(r, p) < LARGEST_RATIO]
     kept = separable = 0
     for (r, p), (other_r, other_p) in itertools.combinations(told, 2):
-        difference = p.value - other_p.value
-        if abs(difference) > float(stdtrit(p.df, 0.975)) * math.sqrt(p.variance + other_p.variance):
+        if apart(p, other_p):
             separable += 1
-            kept += (r.value - other_r.value) * difference > 0
+            kept += (r.value - other_r.value) * (p.value - other_p.value) > 0
     return kept, separable
+
+
+def apart(one: Summary, other: Summary) -> bool | None:
+    """Whether two printed numbers of one table are separable (see :func:`ranking`); None where nothing is known of a spread, or
+    it is too large for the log scale."""
+    from scipy.special import stdtrit
+
+    if one.sd is None or other.sd is None or _ratio(one, other) >= LARGEST_RATIO:
+        return None
+    wide = float(stdtrit(min(one.df, other.df), 0.975)) * math.sqrt(one.variance + other.variance)
+    return abs(one.value - other.value) > wide
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences by seed: their mean over ``n`` seeds, and its standard error, None with fewer than two."""
+
+    mean: float
+    error: float | None
+    n: int
+
+    def interval(self, level: float = ALPHA) -> tuple[float, float] | None:
+        """Around the mean, after Student; excludes 0 exactly where :attr:`p_value` is below ``level``."""
+        if self.error is None:
+            return None
+        from scipy.special import stdtrit
+
+        wide = float(stdtrit(self.n - 1, 1 - level / 2)) * self.error
+        return self.mean - wide, self.mean + wide
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided, of no difference."""
+        if self.error is None:
+            return None
+        from scipy.special import stdtr
+
+        return float(2 * stdtr(self.n - 1, -abs(self.mean) / self.error)) if self.error else float(self.mean == 0)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float], floor: float = 0.0) -> Paired | None:
+    """First minus second of every seed that both have; their sample standard deviation is taken as no less than ``floor``. None
+    without a common seed."""
+    differences = [first[seed] - second[seed] for seed in first if seed in second]
+    if not differences:
+        return None
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    if n < 2:
+        return Paired(mean, None, n)
+    sd = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
+    return Paired(mean, max(floor, sd) / math.sqrt(n), n)
 
 
 @dataclass(frozen=True)
@@ -390,16 +452,5 @@ class Gain:
 
 def gain(proposed: Mapping[int, float], baseline: Mapping[int, float], claimed: float) -> Gain | None:
     """``proposed`` and ``baseline`` map seeds to percent; None without a common seed or where nothing was claimed."""
-    seeds = [seed for seed in proposed if seed in baseline]
-    if not seeds or claimed <= 0:
-        return None
-    differences = [proposed[seed] - baseline[seed] for seed in seeds]
-    n = len(seeds)
-    mean = math.fsum(differences) / n
-    if n < 2:
-        return Gain(claimed, mean, None, n)
-    from scipy.special import stdtrit
-
-    sd = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
-    wide = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
-    return Gain(claimed, mean, (mean - wide, mean + wide), n)
+    told = paired(proposed, baseline)
+    return None if told is None or claimed <= 0 else Gain(claimed, told.mean, told.interval(), told.n)
