@@ -33,6 +33,7 @@ from replicate.protocol import (
     Paper,
     Stage,
     canonical,
+    canonical_text,
     fill,
     free_names,
 )
@@ -206,8 +207,10 @@ class Programme:
     def keys(self, edition: str) -> tuple[str, ...]:
         """Key after each epoch on this edition of the data; index 0 is the key of the untrained start."""
         if edition not in self._keys:
-            chain = [_start_key(edition, self.start)]
-            for count, row in self.runs:
+            start = _start_key(edition, self.start)
+            first = next((place for place, (_, row) in enumerate(self.runs) if row.begins), len(self.runs))
+            chain = [start, *_stage_keys(start, self.runs[:first])]
+            for count, row in self.runs[first:]:
                 chain.extend(_following_keys(chain[-1], row, count))
             self._keys[edition] = tuple(chain)
         return self._keys[edition]
@@ -238,7 +241,7 @@ def _start_key(edition: str, start: Start) -> str:
 
 @cache
 def _row_digest(row: Epoch) -> str:
-    return _digest(canonical(row))
+    return hashlib.sha256(canonical_text(row).encode()).hexdigest()
 
 
 @lru_cache(maxsize=100_000)
@@ -247,6 +250,15 @@ def _following_keys(key: str, row: Epoch, count: int) -> tuple[str, ...]:
     for _ in range(count):
         key = hashlib.sha256(f"{key}{text}".encode()).hexdigest()
         found.append(key)
+    return tuple(found)
+
+
+@lru_cache(maxsize=1_000)
+def _stage_keys(key: str, runs: tuple[tuple[int, Epoch], ...]) -> tuple[str, ...]:
+    """Keys of a first stage, which many programmes have in common."""
+    found: list[str] = []
+    for count, row in runs:
+        found.extend(_following_keys(found[-1] if found else key, row, count))
     return tuple(found)
 
 
@@ -318,7 +330,7 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
     data = column.data.shown(QUICK_TEST_IMAGES, QUICK_VALIDATION_IMAGES) if quick else column.data
     source = SOURCES[data.source]
     network = Network(column.network, source.classes, source.channels, _given(method.batch_norm_scale))
-    return Programme(Start(data, network, method.head), _merged(rows), method.adjustment)
+    return Programme(Start(data, network, method.head), tuple(rows), method.adjustment)
 
 
 @lru_cache(maxsize=10_000)
@@ -328,17 +340,17 @@ def _rows(pieces: tuple[tuple[int, int, Stage], ...], quick: bool) -> tuple[tupl
     for first, last, piece in pieces:
         if quick:
             last = min(last, first + QUICK_EPOCHS - 1)
-        numbers = range(first, last + 1)
+        numbers, of_piece = range(first, last + 1), _epoch(piece, QUICK_BATCHES if quick else None)
         for rate, alike in itertools.groupby(numbers, key=_given(piece.sgd).schedule.rate):
             epochs = list(alike)
-            row = _epoch(piece, rate, QUICK_BATCHES if quick else None)
+            row = replace(of_piece, rate=rate)
             count = len(epochs)
             if piece.restart_momentum and epochs[0] == first and first > 1:
                 rows.append((1, replace(row, restart_momentum=True)))
                 count -= 1
             if count:
                 rows.append((count, row))
-    return tuple(rows)
+    return _merged(rows)
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
@@ -351,12 +363,13 @@ def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     )
 
 
-def _epoch(stage: Stage, rate: float, batches: int | None) -> Epoch:
+def _epoch(stage: Stage, batches: int | None) -> Epoch:
+    """The rows of a stage, but for their learning rate."""
     objective = stage.objective if stage.objective.weights else replace(stage.objective, mean="weights")
     sgd, radius = _given(stage.sgd), _given(stage.sam_radius)
     return Epoch(
         objective=objective,
-        rate=rate,
+        rate=0.0,
         momentum=sgd.momentum,
         weight_decay=_given(sgd.weight_decay),
         feed=_given(stage.feed),
@@ -379,7 +392,7 @@ def _given(value: T | Free) -> T:
 def _merged(rows: Iterable[tuple[int, Epoch]]) -> tuple[tuple[int, Epoch], ...]:
     merged: list[tuple[int, Epoch]] = []
     for count, row in rows:
-        if merged and merged[-1][1] == row and not (row.restart_momentum or row.begins):
+        if merged and merged[-1][1] == row and not row.restart_momentum:
             merged[-1] = (merged[-1][0] + count, row)
         else:
             merged.append((count, row))
@@ -417,7 +430,10 @@ def _for_column(values: Any, column: Column) -> tuple[Any, ...]:
 
 def axes(grid: Grid, method: str, column: Column, variant: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names that take more than one value over the grid's points of this method and column, in grid order."""
-    found = points(grid, method, column, variant)
+    return _axes(points(grid, method, column, variant))
+
+
+def _axes(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(name for name in (found[0] if found else ()) if any(p[name] != found[0][name] for p in found))
 
 
@@ -436,21 +452,40 @@ def cells(
     ``quick`` keeps the first point of each method only. Columns that the grid does not have are left out.
     """
     chosen = paper.grids[grid]
-    override = variant_values(paper, variant)
+    variant_values(paper, variant)  # an unknown one is refused even where no column is left
     compiled: list[tuple[str, Column, tuple[tuple[str, float], ...], Programme]] = []
     for column in chosen.columns:
         if columns is not None and column not in columns:
             continue
         for method in chosen.methods if methods is None else methods:
-            names = axes(chosen, method, column, override)
-            for values in points(chosen, method, column, override)[: 1 if quick else None]:
-                programme = compile_method(chosen.methods[method], column, values, quick)
-                compiled.append((method, column, tuple((n, values[n]) for n in names), programme))
+            for point, programme in _compiled(paper, grid, column, method, variant, quick):
+                compiled.append((method, column, point, programme))
     return [
         Cell(paper.name, grid, method, column, point, variant, quick, programme, seed)
         for seed in seeds
         for method, column, point, programme in compiled
     ]
+
+
+#: Point of a grid, and what is trained there.
+_Compiled = list[tuple[tuple[tuple[str, float], ...], Programme]]
+
+
+def _compiled(paper: Paper, grid: str, column: Column, method: str, variant: str | None, quick: bool) -> _Compiled:
+    """Every point of one method in one column; what readers ask for again and again is kept."""
+    chosen, override = paper.grids[grid], variant_values(paper, variant)
+    kept: dict[Any, _Compiled] = paper.compiled if variant is None and not quick else {}
+    place = grid, chosen.columns.index(column), method
+    if place not in kept:
+        found = points(chosen, method, column, override)
+        names = _axes(found)
+        alike = {name: value for name, value in (found[0] if found else {}).items() if name not in names}
+        filled = fill(chosen.methods[method], alike)  # once for all points
+        kept[place] = [
+            (tuple((n, values[n]) for n in names), compile_method(filled, column, values, quick))
+            for values in found[: 1 if quick else None]
+        ]
+    return kept[place]
 
 
 def variant_values(paper: Paper, variant: str | None) -> Mapping[str, Any]:

@@ -9,9 +9,11 @@ A number that a grid or a column supplies is written ``Free("nu")``; :func:`fill
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 __all__ = [
@@ -23,11 +25,14 @@ __all__ = [
     "LDAM",
     "SOURCES",
     "TOTALS",
+    "Above",
+    "Across",
     "AdditiveAdjustment",
     "Adjustment",
     "Augmentation",
     "AutoAugmentCutout",
     "Block",
+    "Claim",
     "Column",
     "Cosine",
     "Crop",
@@ -40,6 +45,7 @@ __all__ = [
     "EffectiveNumber",
     "FeatureNorm",
     "Feed",
+    "Figure",
     "Focal",
     "Free",
     "Grid",
@@ -52,11 +58,14 @@ __all__ = [
     "MultiplicativeAdjustment",
     "Network",
     "Objective",
+    "Optimum",
+    "Panel",
     "Paper",
     "PhotographFolders",
     "Quirk",
     "RandomResizedCropFlip",
     "Row",
+    "SecondRun",
     "Sgd",
     "SoftmaxBinaryCrossEntropy",
     "Source",
@@ -70,6 +79,7 @@ __all__ = [
     "canonical",
     "fill",
     "free_names",
+    "over",
     "rows",
 ]
 
@@ -89,6 +99,16 @@ class Description:
     """
 
     revision: ClassVar[int] = 1
+
+    @cached_property
+    def has_free(self) -> bool:
+        """Whether something inside is still free."""
+        return any(True for f in fields(self) for _ in free_names(getattr(self, f.name)))  # type: ignore[arg-type]
+
+    @cached_property
+    def text(self) -> str:
+        """As :func:`canonical_text` has it; many programmes share a part."""
+        return canonical_text(self)
 
 
 # --- losses: what is computed from logits [B, C] and labels [B] ------------------------------------------------------
@@ -705,6 +725,123 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One pair of axes of a figure: what is drawn of which methods on which data.
+
+    ``draws`` is one of
+
+    * ``"accuracy"``: test accuracy over one parameter of a grid (``over``), a curve for each method, or of one method for all
+      classes (``groups`` has ``""``) and for groups of them;
+    * ``"ratio"``: likewise, training accuracy of the first of two ``groups`` over that of the second;
+    * ``"map"``: test accuracy over two parameters of a grid (``over``: across, then up);
+    * ``"training"``: training accuracy of each of the ``groups``, epoch by epoch, under each method;
+    * ``"classes"``: a Measure's number of each class (``measure``: its name and the way to the list), a curve for each method;
+    * ``"pairs"``: a Measure's number of each pair of classes, under one method;
+    * ``"steps"``: a Measure's number after each step of a network, a curve for each method;
+    * ``"normals"``: positive and negative logits of each of the ``groups`` as normal densities, under one method;
+    * ``"magnitude"``, ``"deviation"``, ``"norm"``: logits of groups of ten classes, a curve for each method (see
+      :mod:`replicate.report.logits`).
+
+    Runs are those of ``table`` (its number) where one is named, else of ``grid``. ``title`` is what stands above the axes, with
+    the column's path for ``{data}``; ``quantity`` is that of the vertical axis or of colours; ``labels`` are what the methods
+    are called, if not by their names."""
+
+    draws: str
+    column: Column
+    methods: tuple[str, ...]
+    title: str
+    quantity: str
+    grid: str = ""
+    table: str = ""
+    over: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    measure: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure: its panels in reading order, so many ``across``. ``unknown`` says what of its layout or of its runs
+    the paper leaves open, and what is drawn here. ``quirks`` touch it. ``stand_in`` takes the place of every panel's data where
+    the paper's are not there. ``command`` shows a figure that is not made of Records, which has no panels."""
+
+    number: str
+    title: str
+    panels: tuple[Panel, ...]
+    across: int
+    unknown: str = ""
+    quirks: tuple[str, ...] = ()
+    stand_in: Column | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Above:
+    """Of every pair the first number is larger than the second.
+
+    ``by`` says what pairs are of: ``"row"``, block title and label as the CSVs have them; ``"column"``, the last part of a
+    column's path; ``"metric"``, metrics by name. In all else the two numbers are alike: every pair is compared in each of
+    ``tables`` (numbers), in each of their ``rows``, ``columns`` (paths) and ``metrics``: in all there are, if empty."""
+
+    tables: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    by: str = "row"
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    def of(self, table: str) -> bool:
+        """Whether it compares numbers of a table."""
+        return table in self.tables
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Among the values of one ``parameter`` of a grid, ``value`` has the highest accuracy for a method in a column (its name).
+    The paper shows it in a figure and prints no number of it. ``table`` is one that has a row of the method."""
+
+    grid: str
+    table: str
+    method: str
+    column: str
+    parameter: str
+    value: float
+
+    def of(self, table: str) -> bool:
+        """Of no table: its numbers are a figure's."""
+        return False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, or what is plainly read off its tables: a sentence, where it stands (``source``; a table alone where
+    it is read off that), and the comparisons that decide it. It holds if all of them do."""
+
+    name: str
+    sentence: str
+    source: str
+    comparisons: tuple[Above | Optimum, ...]
+
+
+def over(first: str, *others: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of the first with each of the others, itself left out: it is the best of them."""
+    return tuple((first, other) for other in others if other != first)
+
+
+@dataclass(frozen=True)
+class SecondRun:
+    """Numbers of the authors' own for rows of a table, from another run: ``published`` names their CSV, ``title`` says what
+    they are, ``rows`` maps a row of the table, as its CSV has it, to one of theirs. Columns and metrics are called alike.
+    ``gain`` is of the first row over the second: what the paper proposes over what it starts from."""
+
+    table: str
+    title: str
+    published: str
+    rows: Mapping[str, str]
+    gain: tuple[str, str]
+
+
+@dataclass(frozen=True)
 class Grid:
     """Methods x columns x the values of their free names.
 
@@ -740,6 +877,18 @@ class Quirk:
 
 
 @dataclass(frozen=True)
+class Across:
+    """Numbers of a published CSV that other papers print too: what their rows (methods) and columns (data) are called in words
+    that all papers' modules share. Only what is certain, and only accuracy over all classes. ``by`` says who made them, where
+    that is neither the paper nor those whom it quotes."""
+
+    published: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, str]
+    by: str = ""
+
+
+@dataclass(frozen=True)
 class Paper:
     """A paper: everything its module says."""
 
@@ -755,6 +904,10 @@ class Paper:
     selects_on: str = "test"  # what the paper chooses epochs and parameters by: "test" or "validation"
     default_tables: tuple[str, ...] = ("1",)  # what the paper's command trains where none is named
     reports: str = "mean"  # of the runs with other seeds: "mean", or "best"
+    claims: tuple[Claim, ...] = ()
+    second_runs: tuple[SecondRun, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    across: tuple[Across, ...] = ()
 
     @property
     def command(self) -> str:
@@ -765,6 +918,11 @@ class Paper:
         """The methods of a grid, by label."""
         return self.grids[grid].methods
 
+    @cached_property
+    def compiled(self) -> dict[Any, Any]:
+        """What :mod:`replicate.grid` has compiled of the paper and need not compile again."""
+        return {}
+
 
 # --- walking over descriptions ---------------------------------------------------------------------------------------
 
@@ -774,10 +932,14 @@ def fill(value: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(value, Free):
         return fill(values[value.name], values) if value.name in values else value
     if isinstance(value, tuple):
-        return tuple(fill(item, values) for item in value)
+        items = tuple(fill(item, values) for item in value)
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if isinstance(value, Description) and not value.has_free:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: fill(getattr(value, f.name), values) for f in fields(value) if f.init}
-        return replace(value, **changed)
+        parts = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        changed = {name: new for name, old in parts.items() if (new := fill(old, values)) is not old}
+        return replace(value, **changed) if changed else value
     return value
 
 
@@ -788,7 +950,7 @@ def free_names(value: Any) -> Iterator[str]:
     elif isinstance(value, tuple):
         for item in value:
             yield from free_names(item)
-    elif is_dataclass(value) and not isinstance(value, type):
+    elif is_dataclass(value) and not isinstance(value, type) and getattr(value, "has_free", True):
         for f in fields(value):
             yield from free_names(getattr(value, f.name))
 
@@ -815,3 +977,26 @@ def canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def canonical_text(value: Any) -> str:
+    """:func:`canonical` data as JSON, names in order and without blanks: what is hashed."""
+    if isinstance(value, Description):
+        told = {"kind": json.dumps(type(value).__name__)}
+        if value.revision != 1:
+            told["revision"] = json.dumps(value.revision)
+        for f in fields(value):  # type: ignore[arg-type]
+            inner = getattr(value, f.name)
+            if inner is not None and inner is not False:
+                told[f.name] = inner.text if isinstance(inner, Description) else canonical_text(inner)
+        return "{" + ",".join(f'"{name}":{told[name]}' for name in sorted(told)) + "}"
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(canonical_text, value)) + "]"
+    if isinstance(value, str | float | int):
+        return _scalar_text(value)
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _scalar_text(value: str | float) -> str:
+    return json.dumps(canonical(value))

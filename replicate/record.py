@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replicate.errors import BadInput
 from replicate.grid import Cell, cell_key, epochs_left
 
+if TYPE_CHECKING:
+    from replicate.index import Index
+
 FORMAT = 1
-_NAME = re.compile(r"(?P<key>[0-9a-f]{24})-s(?P<seed>\d+)\.json")
+NAME = re.compile(r"(?P<key>[0-9a-f]{24})-s(?P<seed>\d+)\.json")
 
 
 @dataclass
@@ -87,6 +91,21 @@ class Record:
             return []
         return self._series(split, self.curves[split], half, group)
 
+    def peak(self, split: str, *, half: int | None = None, last: bool = False) -> tuple[int, float] | None:
+        """Epoch of the best balanced accuracy on a split or a half of it, within the last stage and the earlier of equal ones,
+        or the ``last`` epoch; and that accuracy, as in :meth:`accuracy`. None if the split does not exist."""
+        curve = self.accuracy(split, half=half)
+        if not curve:
+            return None
+        first = len(curve) if last else self.stage_starts[-1]
+        epoch = first + earliest_best(curve[first - 1 :])
+        return epoch, curve[epoch - 1]
+
+    @property
+    def seconds(self) -> float:
+        """What all epochs took together."""
+        return math.fsum(self.curves["seconds"])
+
     def adjusted_accuracy(
         self, split: str, *, half: int | None = None, group: str | None = None, last: bool = False
     ) -> list[float]:
@@ -118,6 +137,13 @@ class Record:
         ]
 
 
+def earliest_best(levels: Sequence[float]) -> int:
+    """The first place of the largest level."""
+    # Equal sums of counts may differ in the last bit of their shares; rounding makes such ties ties.
+    rounded = [round(level, 10) for level in levels]
+    return rounded.index(max(rounded))
+
+
 def file_name(programme_key: str, seed: int) -> str:
     """Name of the file that holds a Record or a checkpoint's Measures."""
     return f"{programme_key[:24]}-s{seed}.json"
@@ -147,6 +173,16 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
+def seeds_in(folder: str) -> Mapping[str, Set[int]]:
+    """Seeds with a Record in one folder, by the first 24 digits of the programme key."""
+    found: dict[str, set[int]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if match := NAME.fullmatch(name):
+                found.setdefault(match["key"], set()).add(int(match["seed"]))
+    return found
+
+
 class Store:
     """The folder of Records, Measures and checkpoints; beside it, folders of Records that are only read.
 
@@ -155,9 +191,11 @@ class Store:
     a writer that is killed leave it usable.
     """
 
-    def __init__(self, root: Path, also: Sequence[Path] = ()) -> None:
+    def __init__(self, root: Path, also: Sequence[Path] = (), index: Index | None = None) -> None:
+        """``index`` spares a report of many Records most of their files; see :mod:`replicate.index`."""
         self.root = Path(root)
         self.also = tuple(Path(path) for path in also)
+        self._index = index
 
     def require_writable(self) -> None:
         """Raises ``BadInput`` if nothing can be written there."""
@@ -183,27 +221,30 @@ class Store:
 
     def seeds(self, source: str, edition: str) -> dict[str, list[int]]:
         """Seeds with a Record, by the first 24 digits of the programme key."""
-        found: dict[str, set[int]] = {}
-        for root in (self.root, *self.also):
-            with contextlib.suppress(FileNotFoundError):
-                for name in os.listdir(root / "records" / f"{source}@{edition}"):
-                    if match := _NAME.fullmatch(name):
-                        found.setdefault(match["key"], set()).add(int(match["seed"]))
-        return {key: sorted(seeds) for key, seeds in found.items()}
+        folders = [os.path.join(root, "records", f"{source}@{edition}") for root in (self.root, *self.also)]
+        first, *others = map(seeds_in if self._index is None else self._index.seeds, folders)
+        found = {key: sorted(seeds) for key, seeds in first.items()}
+        for of_folder in others:
+            for key, seeds in of_folder.items():
+                found[key] = sorted({*found.get(key, ()), *seeds})
+        return found
 
     def record(self, source: str, edition: str, programme_key: str, seed: int) -> Record | None:
         """The Record, or None. Raises ``BadInput`` naming a file that is damaged."""
         for root in (self.root, *self.also):
-            path = root / "records" / f"{source}@{edition}" / file_name(programme_key, seed)
-            try:
-                text = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise BadInput(f"Record {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
-            record = _parse(path, text)
+            folder, name = os.path.join(root, "records", f"{source}@{edition}"), file_name(programme_key, seed)
+            record: Record | None = None if self._index is None else self._index.outline(folder, name)
+            if record is None:
+                path = Path(folder, name)
+                try:
+                    text = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise BadInput(f"Record {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+                record = parse(path, text)
             if record.key != cell_key(programme_key, seed):
-                raise _damaged(path, "its key is another cell's")
+                raise _damaged(Path(folder, name), "its key is another cell's")
             return record
         return None
 
@@ -216,9 +257,10 @@ class Store:
         seen = set()
         for root in (self.root, *self.also):
             for path in sorted(root.glob("records/*@*/*.json")):
-                if (name := f"{path.parent.name}/{path.name}") not in seen and _NAME.fullmatch(path.name):
+                if (name := f"{path.parent.name}/{path.name}") not in seen and NAME.fullmatch(path.name):
                     seen.add(name)
-                    yield _parse(path, path.read_bytes())
+                    known = None if self._index is None else self._index.outline(str(path.parent), path.name)
+                    yield known or parse(path, path.read_bytes())
 
     def write(self, record: Record) -> Path:
         """Raises ``BadInput`` if the store cannot be written."""
@@ -295,7 +337,8 @@ class Store:
         return path
 
 
-def _parse(path: Path, text: bytes) -> Record:
+def parse(path: Path, text: bytes) -> Record:
+    """The Record whose file holds ``text``. Raises ``BadInput`` naming a ``path`` that is damaged."""
     try:
         return Record.from_json(json.loads(text))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:

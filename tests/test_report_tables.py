@@ -123,7 +123,8 @@ def test_illegible_numbers_stay_empty_in_every_format():
     values = tables.printed(PAPER, TABLE_1)
     lines = tables.render(PAPER, TABLE_1, values, "text", columns=[C100]).splitlines()
     assert "CE" in lines and "CE+DRW       40.8±0.6" in lines
-    assert "| CE |  |" in tables.render(PAPER, TABLE_1, values, "markdown", columns=[C100]).splitlines()
+    markdown = tables.render(PAPER, TABLE_1, values, "markdown", columns=[C100]).splitlines()
+    assert [""] in [[cell.strip() for cell in line.split("|")[2:-1]] for line in markdown if line.startswith("| CE ")]
     assert "CE &  \\\\" in tables.render(PAPER, TABLE_1, values, "latex", columns=[C100]).splitlines()
 
 
@@ -183,7 +184,7 @@ def test_marks_are_for_best_second_best_and_best_baseline_of_each_block_as_print
     assert cells == [
         ("CE", "70.0"), ("LDAM", "71.3+^"), ("VS", "71.3+^"), ("CE+ADRW", "73.0*"), ("LDAM+ADRW", "71.3+"), ("VS", "90.0"),
     ]  # fmt: skip
-    shown = tables.render(PAPER, TABLE_1, values, "markdown", columns=[C10], edition_of=OFFICIAL)
+    shown = re.sub(" +", " ", tables.render(PAPER, TABLE_1, values, "markdown", columns=[C10], edition_of=OFFICIAL))
     assert "| LDAM | <u>*71.3*</u> |" in shown and "| CE+ADRW | **73.0** |" in shown and "| VS | 90.0 |" in shown
     shown = tables.render(PAPER, TABLE_1, values, "latex", columns=[C10], edition_of=OFFICIAL)
     assert "LDAM & \\underline{\\textit{71.3}} \\\\" in shown and "CE+ADRW & \\textbf{73.0} \\\\" in shown

@@ -134,7 +134,7 @@ def test_methods_are_written_once_in_their_group_beside_their_adjustments():
     lines = show("2", "text").splitlines()  # the slash of w/o divides nothing
     assert any(line.startswith("WD w/o BN    2.19×10²") for line in lines)
     assert "{llrrrrrr}" in show("8", "latex") and "\\cmidrule(lr){3-4} \\cmidrule(lr){5-8}" in show("8", "latex")
-    assert "|:--|:--|--:|" in show("8", "markdown")
+    assert re.search(r"^\|:-+\|:-+\|-+:\|", show("8", "markdown"), re.MULTILINE)
 
 
 def test_a_transposed_table_has_data_in_rows_and_methods_with_metrics_in_columns():
@@ -241,7 +241,7 @@ def test_powers_of_ten_in_every_format():
     }
     told = {form: tables.render(PAPER, table, values, form, edition_of=EDITIONS) for form in tables.FORMATS}
     assert "6.50±0.10 ×10²*" in told["text"] and "1.00×10²+" in told["text"]
-    assert "| **6.50**<sub>±0.10</sub> ×10² |" in told["markdown"] and "| *1.00*×10² |" in told["markdown"]
+    assert "| **6.50**<sub>±0.10</sub> ×10² |" in told["markdown"] and " *1.00*×10² |" in told["markdown"]
     assert "\\textbf{6.50}$_{\\pm 0.10}\\times10^{2}$" in told["latex"]
     alone = tables.render(PAPER, table, dict([*values.items()][:1]), "latex", edition_of=EDITIONS)
     assert "$6.50_{\\pm 0.10}\\times10^{2}$" in alone

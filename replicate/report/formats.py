@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WIDTH = 110  # of wrapped footnotes
@@ -20,7 +20,7 @@ class Entry:
     there is one, and its marks of :data:`MARKS`.
 
     ``quoted``: it is not ours, and stands in square brackets. ``gain`` over another number, and ``ours``, this project's own
-    number beside a quoted one, follow it as text."""
+    number beside a quoted one, follow it as text. ``key`` says which number of its table it is."""
 
     mean: str = ""
     spread: str = ""
@@ -29,6 +29,7 @@ class Entry:
     quoted: bool = False
     gain: str = ""
     ours: str = ""
+    key: tuple[str, str, str, str] = ("", "", "", "")
 
     @property
     def brackets(self) -> tuple[str, str]:
@@ -160,28 +161,25 @@ def _power(entry: Entry) -> str:
 
 def markdown(sheet: Sheet) -> str:
     """One header row a level; Markdown has neither spans nor rules, so a head stands over its first column, and an empty row
-    separates groups."""
+    separates groups. Columns are aligned in the source too."""
     count, labels = len(sheet.heads[0]), len(sheet.label_widths)
-    empty = _markdown_row([""] * (labels + count))
-    lines = [f"**{escape_markdown(sheet.title)}**", ""]
-    for level, spans in enumerate(sheet.spans):
+    rows: list[list[str]] = []
+    for spans in sheet.spans:
         cells = [""] * count
         for text, first, _ in spans:
             cells[first] = escape_markdown(text)
-        lines.append(_markdown_row([*([""] * labels), *cells]))
-        if level == 0:
-            lines.append("|:--" * labels + "|--:" * count + "|")
+        rows.append([""] * labels + cells)
+    empty = [""] * (labels + count)
     for number, (title, groups) in enumerate(sheet.blocks):
         if title:
-            lines.append(_markdown_row([f"**{escape_markdown(title)}**", *([""] * (labels - 1 + count))]))
+            rows.append([f"**{escape_markdown(title)}**", *empty[1:]])
         elif number:
-            lines.append(empty)
+            rows.append(empty)
         for place, group in enumerate(groups):
             if place:
-                lines.append(empty)
-            for names, entries in group:
-                lines.append(_markdown_row([*map(escape_markdown, names), *map(_markdown_entry, entries)]))
-    lines.append("")
+                rows.append(empty)
+            rows += [[*map(escape_markdown, names), *map(_markdown_entry, entries)] for names, entries in group]
+    lines = [f"**{escape_markdown(sheet.title)}**", "", *markdown_table(rows, labels), ""]
     if sheet.ranked:
         lines.append(f"- {sheet.ranked}: **best**, *second best*, <u>best baseline</u>.")
     for note in sheet.notes:
@@ -196,8 +194,16 @@ def markdown(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown_table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
+    """The lines of a table whose first row is its head, pipes below each other. Cells are Markdown; the first ``left`` columns
+    are aligned left, others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rules = [f":{'-' * (width + 1)}" if c < left else f"{'-' * (width + 1)}:" for c, width in enumerate(widths)]
+    for number, row in enumerate(rows):
+        padded = [cell.ljust(widths[c]) if c < left else cell.rjust(widths[c]) for c, cell in enumerate(row)]
+        yield f"| {' | '.join(padded)} |"
+        if number == 0:
+            yield f"|{'|'.join(rules)}|"
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -235,7 +241,7 @@ def latex(sheet: Sheet) -> str:
             escape_latex(text) if columns == 1 else f"\\multicolumn{{{columns}}}{{c}}{{{escape_latex(text)}}}"
             for text, _, columns in of_level
         ]
-        lines.append(" & ".join([*([""] * labels), *cells]) + " \\\\")
+        lines.append(_latex_row([*([""] * labels), *cells]))
         if level < len(spans) - 1:
             rules = ((first + labels + 1, first + labels + columns) for _, first, columns in of_level)
             lines.append(" ".join(f"\\cmidrule(lr){{{first}-{last}}}" for first, last in rules))
@@ -245,7 +251,7 @@ def latex(sheet: Sheet) -> str:
         for group in groups:
             lines.append("\\midrule")
             for names, entries in group:
-                lines.append(" & ".join([*map(escape_latex, names), *map(_latex_entry, entries)]) + " \\\\")
+                lines.append(_latex_row([*map(escape_latex, names), *map(_latex_entry, entries)]))
     lines += ["\\bottomrule", "\\end{tabular}"]
     notes = [escape_latex(note) for note in sheet.notes]
     if sheet.ranked:
@@ -254,6 +260,12 @@ def latex(sheet: Sheet) -> str:
     for note in notes:
         lines += [*textwrap.wrap(note, WIDTH, break_on_hyphens=False, break_long_words=False), ""]
     return "\n".join([*lines[:-1], "\\end{minipage}", "\\end{table*}"]) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    """Of a row that began with a bracket or a star, what ends or rules off the row before would take that for its own."""
+    row = " & ".join(cells) + " \\\\"
+    return "{}" + row if row.startswith(("[", "*")) else row
 
 
 def _latex_entry(entry: Entry) -> str:

@@ -81,15 +81,19 @@ def load(paper: str, name: str) -> Mapping[Place, Printed]:
 
 @cache
 def _load(paper: str, name: str) -> Mapping[Place, Printed]:
+    return MappingProxyType(parse(*_read(paper, name)))
+
+
+def _read(paper: str, name: str) -> tuple[str, str]:
+    """Text of a published CSV, and what messages call it."""
     folder = files("papers") / "published" / paper
     try:
-        text = (folder / name).read_text(encoding="utf-8")
+        return (folder / name).read_text(encoding="utf-8"), f"papers/published/{paper}/{name}"
     except OSError:
         known = sorted(p.name for p in folder.iterdir() if p.name.endswith(".csv")) if folder.is_dir() else []
         raise BadInput(
             f"published table {name!r} of {paper!r} is not there; allowed: {', '.join(known) or 'none'}; see papers/published"
         ) from None
-    return MappingProxyType(parse(text, f"papers/published/{paper}/{name}"))
 
 
 def parse(text: str, name: str) -> dict[Place, Printed]:
@@ -97,12 +101,26 @@ def parse(text: str, name: str) -> dict[Place, Printed]:
 
     Raises ``BadInput`` for other columns, a number that is none, or a place that has two numbers.
     """
+    found: dict[Place, Printed] = {}
+    for line, place, number in _lines(text, name):
+        if place in found:
+            raise BadInput(f"file {name!r}, line {line}: {' at '.join(place[:2])} is there twice; delete one of the lines")
+        found[place] = number
+    return found
+
+
+def every(paper: str, name: str) -> Iterator[tuple[Place, Printed]]:
+    """As :func:`load`, of a file too that has several numbers of one place, each from another source (``table``)."""
+    for _, place, number in _lines(*_read(paper, name)):
+        yield place, number
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[int, Place, Printed]]:
+    """Number of the line, place and number."""
     lines = csv.DictReader(io.StringIO(text), restkey="")
     if tuple(lines.fieldnames or ()) != FIELDS:
         raise BadInput(f"file {name!r} has columns {lines.fieldnames}; allowed: {', '.join(FIELDS)}; mend its first line")
-    found: dict[Place, Printed] = {}
     for line in lines:
-        place = line["row"], line["column_path"], line["metric"]
         try:
             if None in line.values() or "" in line:
                 raise ValueError(f"not {len(FIELDS)} fields")
@@ -125,12 +143,7 @@ def parse(text: str, name: str) -> dict[Place, Printed]:
             raise BadInput(
                 f"file {name!r}, line {lines.line_num}: {error}; a value is a number or empty; mend that line"
             ) from None
-        if place in found:
-            raise BadInput(
-                f"file {name!r}, line {lines.line_num}: {' at '.join(place[:2])} is there twice; delete one of the lines"
-            )
-        found[place] = printed
-    return found
+        yield lines.line_num, (line["row"], line["column_path"], line["metric"]), printed
 
 
 def _number(text: str) -> float | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from replicate.errors import BadInput
 from replicate.protocol import BALANCED_ACCURACY, Metric
-from replicate.record import Record
+from replicate.record import Record, earliest_best
 
 #: One point of a grid: the values of the names that vary over it, as in :attr:`replicate.grid.Cell.point`.
 Point = tuple[tuple[str, float], ...]
@@ -98,13 +98,17 @@ class Reading:
     """One way to read the runs of a row and column: what was chosen, and on which images of the test set it is reported.
 
     ``value`` is the place of the adjustment's chosen value, None without an adjustment; ``epochs`` are counted from 1; ``half``
-    of the test set, None: all of it. ``last``: adjustments of the last state, not of the one that was handed over."""
+    of the test set, None: all of it. ``last``: adjustments of the last state, not of the one that was handed over. ``levels``
+    of the points that competed, and ``of_values`` of the adjustment's values at the chosen point, are what was compared to
+    choose: the mean over seeds of balanced accuracy on the images that were looked at, as a share."""
 
     point: Point
     value: int | None
     epochs: Mapping[int, int]
     half: int | None
     last: bool
+    levels: Mapping[Point, float] = field(default_factory=dict)
+    of_values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ def _readings(runs: Runs, selection: str, selects_on: str) -> tuple[Reading, ...
     if selection == "last-epoch":
         return (_reading(runs, "test", last=True),)
     split = "validation" if selection == "best-on-validation" else selects_on
-    if not all(record.accuracy(split) for of_seed in runs.values() for record in of_seed.values()):
+    if not all(record.peak(split) for of_seed in runs.values() for record in of_seed.values()):
         return ()
     return (_reading(runs, split),)
 
@@ -209,25 +213,20 @@ def _reading(runs: Runs, split: str, seen: int | None = None, reported: int | No
     epochs: dict[Point, dict[int, int]] = {}
     levels: dict[Point, list[float]] = {}
     for point, of_seed in runs.items():
-        epochs[point], levels[point] = {}, []
-        for seed, record in of_seed.items():
-            curve = record.accuracy(split, half=seen)
-            first = len(curve) if last else record.stage_starts[-1]
-            epoch = first + _earliest_best([[value] for value in curve[first - 1 :]])
-            epochs[point][seed] = epoch
-            levels[point].append(curve[epoch - 1])
-    point = list(levels)[_earliest_best(list(levels.values()))]
+        peaks = {seed: record.peak(split, half=seen, last=last) for seed, record in of_seed.items()}
+        epochs[point] = {seed: peak[0] for seed, peak in peaks.items() if peak}
+        levels[point] = [peak[1] for peak in peaks.values() if peak]
+    of_points = dict(zip(levels, _means(list(levels.values())), strict=True))
+    point = list(of_points)[earliest_best(list(of_points.values()))]
     curves = [record.adjusted_accuracy(split, half=seen, last=last) for record in runs[point].values()]
     by_value = list(zip(*curves, strict=True))
     if not by_value:
-        return Reading(point, None, epochs[point], reported, last)
+        return Reading(point, None, epochs[point], reported, last, of_points)
     state = "last" if last else "handed over"
     of_state = {seed: record.adjusted[state]["epoch"] for seed, record in runs[point].items() if record.adjusted is not None}
-    return Reading(point, _earliest_best(by_value), of_state, reported, last)
+    of_values = _means(by_value)
+    return Reading(point, earliest_best(of_values), of_state, reported, last, of_points, tuple(of_values))
 
 
-def _earliest_best(levels: Sequence[Sequence[float]]) -> int:
-    """The first place with the largest mean."""
-    # Equal sums of counts may differ in the last bit of their shares; rounding makes such ties ties.
-    means = [round(math.fsum(level) / len(level), 10) for level in levels]
-    return means.index(max(means))
+def _means(levels: Sequence[Sequence[float]]) -> list[float]:
+    return [math.fsum(level) / len(level) for level in levels]

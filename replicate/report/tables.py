@@ -249,8 +249,10 @@ def runs(
                 if methods is None or row.method in methods:
                     keys.setdefault((row.method, column.name), []).append((block.title, row.label, column.name))
     wanted = list(dict.fromkeys(method for method, _ in keys))
-    cells = grids.cells(paper, name, columns=chosen, methods=wanted, variant=variant, quick=quick)
+    grids.variant_values(paper, variant)
     seeds = {source: store.seeds(source, edition) for source, edition in edition_of.items()}
+    chosen = [column for column in chosen if seeds[column.data.source]]  # spares keys that nothing can have
+    cells = grids.cells(paper, name, columns=chosen, methods=wanted, variant=variant, quick=quick)
     for (method, column_name), alike in itertools.groupby(cells, key=lambda cell: (cell.method, cell.column.name)):
         of_point = {cell.point: cell for cell in alike}
         found: dict[Point, dict[int, Record]] = {}
@@ -326,6 +328,53 @@ def render(
     """
     if format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    told = _told(
+        paper,
+        table,
+        values,
+        selection,
+        edition_of or {},
+        variant,
+        quick,
+        columns,
+        grid or table.grid,
+        beside,
+        counterparts or {},
+    )
+    if format == "csv":
+        return published.write(paper.name, _csv_lines(told))
+    return {"text": formats.text, "markdown": formats.markdown, "latex": formats.latex}[format](_sheet(told))
+
+
+def sheet(
+    paper: Paper,
+    table: Table,
+    values: Mapping[Key, Number],
+    *,
+    edition_of: Mapping[str, str] | None = None,
+    columns: Sequence[Column] | None = None,
+    counterparts: Mapping[Key, Counterpart] | None = None,
+) -> Sheet:
+    """The table of the selection as-published as :func:`render` prints it, for another room to print. Each entry has its key;
+    where a paper reports the best of its seeds, one key stands there for each way to read the same runs, in print order."""
+    given = (edition_of or {}, None, False, columns, table.grid, True, counterparts or {})
+    return _sheet(_told(paper, table, values, "as-published", *given))
+
+
+def _told(
+    paper: Paper,
+    table: Table,
+    values: Mapping[Key, Number],
+    selection: str,
+    edition_of: Mapping[str, str],
+    variant: str | None,
+    quick: bool,
+    columns: Sequence[Column] | None,
+    grid: str,
+    beside: bool,
+    counterparts: Mapping[Key, Counterpart],
+) -> _Told:
+    """What :func:`render` was told, without what is not to be shown."""
     shown = tuple(table.columns if columns is None else columns)
     if table.descriptive:
         values = printed(paper, table)
@@ -341,13 +390,7 @@ def render(
         table = replace(table, beside=())
     if not is_published:
         values = {**values, **_quoted(paper, table, shown)}
-    told = _Told(
-        paper, table, shown, values, is_published, selection, edition_of or {}, variant, quick, grid or table.grid,
-        counterparts or {},
-    )  # fmt: skip
-    if format == "csv":
-        return published.write(paper.name, _csv_lines(told))
-    return {"text": formats.text, "markdown": formats.markdown, "latex": formats.latex}[format](_sheet(told))
+    return _Told(paper, table, shown, values, is_published, selection, edition_of, variant, quick, grid, counterparts)
 
 
 def _quoted(paper: Paper, table: Table, columns: Iterable[Column]) -> dict[Key, Printed]:
@@ -517,7 +560,7 @@ def _lines(group: _Group, entries: Mapping[Key, Entry], depth: int) -> list[tupl
         if depth > 1 and names[0] == before:
             names[0] = ""
         before = labels[0]
-        rows.append((names, [entries.get(key, Entry()) for key in keys]))
+        rows.append((names, [replace(entries.get(key, Entry()), key=key) for key in keys]))
     return rows
 
 
