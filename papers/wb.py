@@ -16,8 +16,11 @@ from typing import Any
 
 from replicate.protocol import (
     BEST_ON_VALIDATION,
+    Above,
+    Across,
     AdditiveAdjustment,
     Block,
+    Claim,
     Column,
     Cosine,
     Crop,
@@ -27,6 +30,7 @@ from replicate.protocol import (
     EffectiveNumber,
     FeatureNorm,
     Feed,
+    Figure,
     Free,
     Grid,
     LongTailed,
@@ -35,6 +39,7 @@ from replicate.protocol import (
     Metric,
     MultiplicativeAdjustment,
     Objective,
+    Panel,
     Paper,
     PhotographFolders,
     Quirk,
@@ -45,6 +50,7 @@ from replicate.protocol import (
     Stratified,
     Table,
     Variant,
+    over,
     rows,
 )
 
@@ -367,6 +373,52 @@ IN_TEXT = Table(
     transposed=True,
 )
 
+# --- figures: where they leave something open, `unknown` says so ------------------------------------------------------
+
+FOUR = {"Naive": "Naive & CE", "CB": "Naive & CB", "WD": "WD & CE", "WD&CB": "WD & CB"}  # the first rows of Table 2
+COSINES = {
+    column.name: tuple(
+        Panel("pairs", column, (method,), f"{{data}}, {label}", "mean cosine", table="2",
+              measure=("separation", "cosine", "matrix"), labels=(label,))
+        for method, label in FOUR.items()
+    )
+    for column in (C10_LT, C100_LT, MINI_LT)
+}  # fmt: skip
+NORMS = {
+    column.name: Panel("classes", column, tuple(FOUR), "{data}", "mean feature norm", table="2",
+                       measure=("separation", "feature_norm", "train", "mean_of_norms"), labels=tuple(FOUR.values()))
+    for column in (C10_LT, C100_LT, MINI_LT)
+}  # fmt: skip
+FORGETTING = tuple(
+    Panel("classes", column, tuple(FOUR), "{data}", "forgetting score", table="2", measure=("forgetting", "score"),
+          labels=tuple(FOUR.values()))
+    for column in (C10_LT, C100_LT)
+)  # fmt: skip
+STEPS = tuple(
+    Panel("steps", column, tuple(FIGURE_2), "{data}", "FDR of ReLU of output", grid="figure2", measure=("relu_fdr", "trained"))
+    for column in TABLE_3_COLUMNS[6:9]
+)
+RATIOS = tuple(
+    Panel("classes", column, tuple(FIGURE_6), "{data}", "norm / norm of the first class", grid="figure6",
+          measure=("separation", "classifier_norm", "ratio"))
+    for column in (C10_LT, C100_LT, MINI_LT)
+)  # fmt: skip
+CURVES_UNKNOWN = "Which methods the published panels compare is not known here: those of its Fig. 1 are drawn."
+FIGURES = (
+    Figure("1", "Cosine of training features of each pair of classes", (*COSINES[C10_LT.name], *COSINES[C100_LT.name]), 4,
+           "The code draws the cosines of one run; here they are the mean over seeds.", stand_in=DIGITS_LT),
+    Figure("2", "FDR inside perceptrons, step by step", STEPS, 3,
+           "Which perceptrons are shown is not known here: all three of Table 3 are drawn.", ("relu-fdr", "without-shift"),
+           MLP_DIGITS),
+    Figure("3", "Norm of training features, class by class", (NORMS[C10_LT.name], NORMS[C100_LT.name]), 2, CURVES_UNKNOWN,
+           ("feature-norm",), DIGITS_LT),
+    Figure("4", "Forgetting score of training images, class by class", FORGETTING, 2, CURVES_UNKNOWN, stand_in=DIGITS_LT),
+    Figure("5", "Norms and cosines of training features on mini-ImageNet-LT", (NORMS[MINI_LT.name], *COSINES[MINI_LT.name]), 5,
+           CURVES_UNKNOWN, ("feature-norm", "mini-split"), DIGITS_LT),
+    Figure("6", "Norm of class vectors after the second stage, over that of the first class", RATIOS, 3,
+           "The order of the panels is not known here.", ("max-norm",), DIGITS_LT),
+)  # fmt: skip
+
 # --- quirks: where paper and code disagree, or neither says -----------------------------------------------------------
 
 VARIANTS = (Variant("max-norm-batch", "class vectors projected after every step, as in Sec. 7.3", {"projection": "batch"}),)
@@ -479,6 +531,122 @@ QUIRKS = (
     Quirk("flip", "A mirror-image test helper exists in the code and is never called.", "No test-time augmentation."),
 )
 
+# --- claims: what the paper says, or what is plainly read off its tables ----------------------------------------------
+
+AVERAGE, BOTH = ("Accuracy/Average",), ("FDR/Train", "FDR/Test")
+MULT_OVER_ADD = tuple(
+    (f"{label}/Mult", f"{label}/Add") for label in ("WD", "WD&ETF", "WD&FR&ETF", "WD w/o BN&ETF", "WD fixed BN&ETF")
+)
+CLAIMS = (
+    Claim(
+        "wd-raises-fdr",
+        "Weight decay raises Fisher's discriminant ratio of training and test features on every data set, with CE and with CB.",
+        "Table 2",
+        (Above(("2",), (("WD & CE", "Naive & CE"), ("WD & CB", "Naive & CB"))),),
+    ),
+    Claim(
+        "ce-over-cb",
+        "Features trained with CE have a higher discriminant ratio than with CB, with and without weight decay.",
+        "Table 2",
+        (Above(("2",), (("Naive & CE", "Naive & CB"), ("WD & CE", "WD & CB"))),),
+    ),
+    Claim(
+        "bn-decay-matters",
+        "Without decay of batch norm the discriminant ratio is lower than with it, but above that without any decay.",
+        "Table 2",
+        (Above(("2",), (("WD & CE", "WD w/o BN"), ("WD w/o BN", "Naive & CE"))),),
+    ),
+    Claim(
+        "fixed-bn-makes-up",
+        "Small fixed scales of batch norm raise the discriminant ratio over that of trained, undecayed ones.",
+        "Table 2",
+        (Above(("2",), (("WD fixed BN", "WD w/o BN"),)),),
+    ),
+    Claim(
+        "random-layer",
+        "A random layer with ReLU raises the discriminant ratio of test features that were trained with weight decay.",
+        "Table 3",
+        (Above(("3",), (("after", "before"),), by="metric", rows=("WD",)),),
+    ),
+    Claim(
+        "bn-scale",
+        "Weight decay lowers the mean scale of the last batch norm.",
+        "Sec. 4.3",
+        (Above(("text",), (("Naive", "WD"),), metrics=("mean of BN scale",)),),
+    ),
+    Claim(
+        "wb-over-wd",
+        "The second stage of WB raises average accuracy over WD.",
+        "Tables 4, 8, 9 and 10",
+        (Above(("4", "8", "9", "10"), (("WB/N/A", "WD/N/A"),), metrics=AVERAGE),),
+    ),
+    Claim(
+        "fr-etf-fdr",
+        "ETF classifier and feature regularisation together have a higher discriminant ratio than WD and WB.",
+        "Table 4",
+        (Above(("4",), over("WD&FR&ETF/N/A", "WD/N/A", "WB/N/A", "WD&ETF/N/A"), metrics=BOTH),),
+    ),
+    Claim(
+        "mult-over-add",
+        "Multiplicative logit adjustment is above additive in average accuracy, in every row.",
+        "Table 4",
+        (Above(("4",), MULT_OVER_ADD[:3], metrics=AVERAGE),),
+    ),
+    Claim(
+        "mult-over-add-elsewhere",
+        "Multiplicative logit adjustment is above additive in average accuracy on the other data sets and networks, too.",
+        "Tables 7 to 10",
+        (
+            Above(("7",), MULT_OVER_ADD[3:], metrics=AVERAGE),
+            Above(("8", "9"), MULT_OVER_ADD, metrics=AVERAGE),
+            Above(("10",), MULT_OVER_ADD[:3], metrics=AVERAGE),
+        ),
+    ),
+    Claim(
+        "one-stage-over-wb",
+        "One stage is enough: WD&FR&ETF with multiplicative logit adjustment is above both stages of WB in average accuracy.",
+        "abstract; Tables 4, 8, 9 and 10",
+        (Above(("4", "8", "9", "10"), (("WD&FR&ETF/Mult", "WB/N/A"),), metrics=AVERAGE),),
+    ),
+    Claim(
+        "dr-trades",
+        "Dot regression raises the discriminant ratio of training features and lowers that of test features and accuracy.",
+        "Table 6",
+        (
+            Above(("6",), (("WD&ETF&DR", "WD&ETF"),), metrics=("FDR/Train",)),
+            Above(("6",), (("WD&ETF", "WD&ETF&DR"),), metrics=("FDR/Test", "Accuracy/Average")),
+        ),
+    ),
+)
+
+# --- what other papers print too --------------------------------------------------------------------------------------
+
+ACROSS = (
+    Across(
+        "table4.csv",
+        {
+            "Naive/N/A": "CE",
+            "CB/N/A": "CB-CE",
+            "WD/N/A": "CE, weight decay 5e-3",
+            "WB/N/A": "WB",
+            "WD&FR&ETF/Mult": "EWB-FDR",
+        },
+        {"CIFAR100-LT/Accuracy/Average": "CIFAR-100-LT, ratio 100"},
+    ),
+    Across("table8.csv", {"Naive/N/A": "CE"}, {"CIFAR10-LT/Accuracy/Average": "CIFAR-10-LT, ratio 100"}),
+    Across(
+        "ancestor_outputs.csv",
+        {
+            "naive (no weight decay)": "CE",
+            "weight decay 5e-3": "CE, weight decay 5e-3",
+            "WD + tau-norm 1.9": "tau-norm",
+            "WD + MaxNorm&WD stage 2": "WB",
+        },
+        {"CIFAR100-LT/IR=100/All": "CIFAR-100-LT, ratio 100"},
+        by="the weight-balancing ancestor",
+    ),
+)
+
 PAPER = Paper(
     name="wb",
     title="Exploring Weight Balancing on Long-Tailed Recognition Problem",
@@ -491,4 +659,7 @@ PAPER = Paper(
     measures=("separation", "forgetting", "relu_fdr", "etf_cosine", "second_stage"),
     selects_on="validation",
     default_tables=("2", "3", "4", "6", "7", "8", "9", "10", "text"),
+    claims=CLAIMS,
+    figures=FIGURES,
+    across=ACROSS,
 )

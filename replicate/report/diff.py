@@ -89,13 +89,6 @@ def compare(
     ``"not comparable"``. Raises ``BadInput`` as :func:`replicate.report.tables.replicas` does.
     """
     chosen = tuple(table.columns if columns is None else columns)
-
-    def standing(column: Column) -> str:
-        return "not comparable" if quick or column.stand_in else comparability[column.data.source]
-
-    table = tables.as_published(table)
-    if all(standing(column) == "not comparable" for column in chosen):
-        table = tables.without_quoted(table)  # published numbers are not shown, and these rows have no others
     replicas: dict[tables.Key, Replica] = {}
     judged: dict[tables.Key, Replica] = {}
     for found in tables.runs(
@@ -104,6 +97,43 @@ def compare(
         shown = found.replicas(paper, table, selection)
         replicas |= shown
         judged |= shown if selection == "as-published" else found.replicas(paper, table, "as-published")
+    return compared(
+        paper,
+        table,
+        replicas,
+        judged,
+        selection=selection,
+        edition_of=edition_of,
+        comparability=comparability,
+        variant=variant,
+        quick=quick,
+        columns=chosen,
+    )
+
+
+def compared(
+    paper: Paper,
+    table: Table,
+    replicas: Mapping[tables.Key, Replica],
+    judged: Mapping[tables.Key, Replica],
+    *,
+    selection: str = "as-published",
+    edition_of: Mapping[str, str],
+    comparability: Mapping[str, str],
+    variant: str | None = None,
+    quick: bool = False,
+    columns: Sequence[Column],
+) -> list[Row]:
+    """As :func:`compare`, of numbers of ours that were read before: those that are shown, and those of the selection
+    as-published, which are judged."""
+    chosen = tuple(columns)
+
+    def standing(column: Column) -> str:
+        return "not comparable" if quick or column.stand_in else comparability[column.data.source]
+
+    table = tables.as_published(table)
+    if all(standing(column) == "not comparable" for column in chosen):
+        table = tables.without_quoted(table)  # published numbers are not shown, and these rows have no others
     numbers = tables.printed(paper, table)
     spots = _by_column(tables.spots(table, chosen), table, chosen)
     sides = _sides(spots, judged, numbers)
@@ -241,8 +271,7 @@ def render(rows: Sequence[Row], format: str) -> str:
         if all(row.replica is None for row in here):
             lines.append("No Records." if not markdown else "\nNo Records.")
             continue
-        digits = _decimals(here[0])
-        shown = [_line(row, digits) for row in here]
+        shown = [_line(row) for row in here]
         if markdown:
             shown = [tuple(formats.escape_markdown(text) for text in line) for line in shown]
         aligned = ("left", "right", "right", "right", "right", "left", "left")
@@ -277,25 +306,35 @@ def _decimals(row: Row) -> int:
     return 2 if _rule(row.spot)[0] is not None else tables.decimals(row.paper, row.spot.table, metric.kind) + 1
 
 
-def _line(row: Row, digits: int) -> tuple[str, ...]:
-    replica, number, verdict = row.replica, row.printed, row.verdict
-    kind = row.spot.metric.kind
-    interval = ""
-    if verdict.interval90:
-        interval = "[{}, {}]".format(*(_apart(end, row.scale, digits) for end in _ends(verdict.interval90, row.scale)))
+def _line(row: Row) -> tuple[str, ...]:
+    replica = row.replica
     return (
         row.label,
-        _number(row, digits),
+        ours(row),
         str(replica.n) if replica is not None and replica.n else "",
-        formats.plain(tables.entry(number, kind, digits)),
-        "" if row.difference is None else _apart(row.difference, row.scale, digits),
-        interval,
-        _said(row),
+        theirs(row),
+        *apart(row),
+        said(row),
     )
 
 
-def _number(row: Row, digits: int) -> str:
+def apart(row: Row) -> tuple[str, str]:
+    """Difference and its 90 % interval for print, empty where there is none."""
+    digits, inner = _decimals(row), row.verdict.interval90
+    return (
+        "" if row.difference is None else _apart(row.difference, row.scale, digits),
+        "" if inner is None else "[{}, {}]".format(*(_apart(end, row.scale, digits) for end in _ends(inner, row.scale))),
+    )
+
+
+def theirs(row: Row) -> str:
+    """The published number for print."""
+    return formats.plain(tables.entry(row.printed, row.spot.metric.kind, _decimals(row)))
+
+
+def ours(row: Row) -> str:
     """Ours for print: with a spread if it is a mean."""
+    digits = _decimals(row)
     if not row.best or row.level is None:
         return formats.plain(tables.entry(row.replica, row.spot.metric.kind, digits))
     return f"{row.level:.{digits}f}"
@@ -311,7 +350,7 @@ def _apart(difference: float, scale: str, digits: int) -> str:
     return f"×{difference:.{digits}f}" if scale == "log" else f"{difference:+.{digits}f}"
 
 
-def _said(row: Row) -> str:
+def said(row: Row) -> str:
     """The verdict in words, such as ``open: 9 seeds would settle it; under our grid``."""
     verdict = row.verdict
     word = verdict.word
@@ -319,6 +358,13 @@ def _said(row: Row) -> str:
         word += f": {verdict.reason}"
     level = verdict.word in ("match", "higher", "lower", "open")
     return word + ("; under our grid" if level and not row.fully_specified else "")
+
+
+def orders(rows: Sequence[Row]) -> Iterator[str]:
+    """Order and claimed gains of each column that has any, one sentence each."""
+    for path, alike in itertools.groupby(rows, key=lambda row: row.path):
+        for claim in _claims(list(alike)):
+            yield f"{path}: {claim}"
 
 
 def _claims(rows: Sequence[Row]) -> Iterator[str]:

@@ -222,13 +222,10 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], left
 
 def _groups(data: str, methods: Sequence[Told]) -> Iterator[str]:
     """Fig. 3, and the weight norm against the magnitude: a line for each method, mean over seeds."""
-    classes = max(len(statistics.norm) for told in methods for statistics in told.by_seed.values())
-    width = GROUP if classes > GROUP else 1
-    firsts = range(0, classes, width)
-    heads = [str(first) if width == 1 else f"{first}-{min(first + width, classes) - 1}" for first in firsts]
+    heads, _ = of_groups(max((statistics.norm for told in methods for statistics in told.by_seed.values()), key=len))
 
     def groups(numbers: Numbers) -> list[float | None]:
-        return [_mean(numbers[first : first + width]) for first in firsts]
+        return of_groups(numbers)[1]
 
     def line(told: Told, numbers: Callable[[Statistics], Numbers]) -> list[float | None]:
         return [_mean(row) for row in zip(*(numbers(s) for s in told.by_seed.values()), strict=True)]
@@ -259,6 +256,15 @@ def _groups(data: str, methods: Sequence[Told]) -> Iterator[str]:
                 for told in methods
             ],
         )
+
+
+def of_groups(numbers: Numbers) -> tuple[list[str], list[float | None]]:
+    """Consecutive classes in groups of :data:`GROUP`, each class alone where there are no more than that: names of the groups,
+    and the mean of each."""
+    width = GROUP if len(numbers) > GROUP else 1
+    firsts = range(0, len(numbers), width)
+    names = [str(first) if width == 1 else f"{first}-{min(first + width, len(numbers)) - 1}" for first in firsts]
+    return names, [_mean(numbers[first : first + width]) for first in firsts]
 
 
 def shares(numbers: Numbers) -> list[float | None]:
