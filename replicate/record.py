@@ -273,14 +273,17 @@ class Store:
         place = Path("measures") / f"{source}@{edition}" / name
         for root in (self.root, *self.also):
             path = root / place / file_name(trained_key, seed)
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    told = json.loads(path.read_bytes())
-                except ValueError:
-                    raise _damaged(path, "it is not JSON") from None
-                if isinstance(told, dict):
-                    return told
-                raise _damaged(path, "it is not a Measure")
+            try:
+                told = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise BadInput(f"Measure {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+            except ValueError:
+                raise _damaged(path, "it is not JSON") from None
+            if isinstance(told, dict):
+                return told
+            raise _damaged(path, "it is not a Measure")
         return None
 
     def write_measure(self, name: str, source: str, edition: str, trained_key: str, seed: int, told: dict[str, Any]) -> Path:

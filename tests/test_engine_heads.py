@@ -300,6 +300,55 @@ def test_a_final_state_without_its_files_is_none(bench, digits):
     assert restored(cell, bench.store(), digits.edition, torch.device("cpu")) is None
 
 
+def test_a_head_file_of_another_head_is_none(bench, digits):
+    linear, cosine = packed(short(), ["CE"])[0], packed(short(), ["Vanilla Cosine"])[0]
+    bench([linear])
+    bench([cosine])
+    store = bench.store()
+
+    def file(cell):
+        return store.checkpoint("digits", digits.edition, cell.programme.keys(digits.edition)[-1], 5, 0)
+
+    file(linear).write_bytes(file(cosine).read_bytes())
+    assert restored(linear, store, digits.edition, torch.device("cpu")) is None
+    assert restored(cosine, store, digits.edition, torch.device("cpu")) is not None
+    torch.save({"head/weight": torch.zeros(10, 3), "head/bias": torch.zeros(10)}, file(linear))
+    assert restored(linear, store, digits.edition, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("part", ["told/loss", "value/weight", "momentum/bias", "told"])
+def test_a_checkpoint_of_a_pack_that_lacks_something_costs_only_time(bench, digits, part):
+    cells = packed(short(), ["CE"])
+    whole = bench(cells)
+    clock = iter([False, False, True])
+    with pytest.raises(Stopped):
+        bench(cells, "cut", out_of_time=lambda: next(clock))
+    (file,) = bench.store("cut").root.glob(f"checkpoints/*/{cells[0].programme.pack(digits.edition)[:24]}-*")
+    named = torch.load(file, weights_only=True)
+    key = cells[0].programme.keys(digits.edition)[-1][:24]
+    # A part that is missing, a momentum of another shape, counts of one epoch too many.
+    kept = {name: value for name, value in named.items() if name != f"{key}/{part}"}
+    if part == "momentum/bias":
+        kept[f"{key}/{part}"] = torch.zeros(3)
+    if part == "told":
+        kept |= {name: torch.cat([value, value]) for name, value in named.items() if name.startswith(f"{key}/told/")}
+    torch.save(kept, file)
+    resumed = bench(cells, "cut")
+    assert all(equal(whole[label], resumed[label]) for label in whole)
+
+
+def test_a_few_batches_without_augmentation_do_not_cost_all_images(bench, monkeypatch):
+    made = short(**FIXED)
+    cells = [
+        replace(cell, programme=grid.compile_method(
+            made.grids["table"].methods[cell.method], cell.column, {**cell.column.values, **dict(cell.point)}, quick=True
+        ))
+        for cell in packed(made, ["CE"])
+    ]  # fmt: skip
+    monkeypatch.setattr(heads.Features, "plain", property(lambda self: pytest.fail("all training images")))
+    assert len(bench(cells)) == len(cells)
+
+
 def test_seconds_of_a_pack_are_shared_among_its_classifiers(bench):
     found = bench(packed(short(), ["CE"]))
     records = [record for record, _ in found.values()]

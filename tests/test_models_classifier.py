@@ -126,6 +126,8 @@ def test_heads_without_another_form_are_refused():
     for head in (CosineHead(4, 3), ScalingHead(4, 3), digits(head="etf").head):
         with pytest.raises(ValueError, match=type(head).__name__):
             reformed(head, "linear")
+    again = reformed(head := CosineHead(4, 3), "cosine")  # a head that has the form goes on as a copy
+    assert again is not head and torch.equal(again.weight, head.weight)
     with pytest.raises(ValueError, match="head 'scaling' is unknown"):
         digits(head="scaling")
 

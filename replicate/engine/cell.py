@@ -135,8 +135,10 @@ def restored(cell: Cell, store: Store, edition: str, device: torch.device) -> St
     if named is None:
         return None
     state.begin_epoch(programme.epoch(first))
-    values = {name.removeprefix("head/"): value.to(device) for name, value in named.items()}
-    state.model.head.load_state_dict({**state.model.head.state_dict(), **values})
+    try:
+        state.model.head.load_state_dict({name.removeprefix("head/"): value for name, value in named.items()})
+    except (RuntimeError, TypeError, AttributeError):  # another head's
+        return None
     state.epoch, state.stage_epoch = programme.length, programme.length - last
     return state
 

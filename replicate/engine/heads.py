@@ -12,7 +12,6 @@ sums, never depends on how many there are: a classifier is equal bit for bit to 
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import math
 import time
@@ -75,7 +74,7 @@ class Features:
     def _batches(self, row: Epoch, order: Tensor, seed: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         images = self.data.train(row.feed.augmentation)
         draws = None
-        if row.feed.augmentation is not None:
+        if row.feed.augmentation is not None or row.batches is not None:  # a few batches are not worth all images
             draws = images.draw(order, generator(seed, "augmentation", number))
         order = order.to(self.data.device)
         labels = self.data.train_labels[order]
@@ -97,11 +96,6 @@ class Features:
                 batches = [self.backbone(images.plain(*some)) for some in evaluation_batches(images)]
             self._plain = torch.cat(batches)
         return self._plain
-
-
-def head_in(form: str, head: nn.Module) -> nn.Module:
-    """A head of this form that begins with the class vectors of a trained one; a copy where it has the form already."""
-    return copy.deepcopy(head) if form_of(head.state_dict()) == form else reformed(head, form)
 
 
 @dataclass
@@ -176,7 +170,7 @@ class Stack:
         opening = [rows[0] for rows in self._rows]
         self._momentum = opening[0].momentum
         self._loss_of = losses.stacked([row.objective for row in opening], features.data.counts, device=device)
-        begins = head_in(form, self._head)
+        begins = reformed(self._head, form)
         values = {name: value.detach().to(device) for name, value in begins.state_dict().items()}
         if form == "scaling":
             del values["weight"]  # all share it: see prepare()
@@ -236,7 +230,7 @@ class Stack:
 
     def head_of(self, place: int) -> nn.Module:
         """A head of its own with the values of one classifier."""
-        head = head_in(self.form, self._head)
+        head = reformed(self._head, self.form)
         head.load_state_dict({**head.state_dict(), **self.values_of(place)})
         return head
 
@@ -356,11 +350,10 @@ class Pack:
         failed = None if good == len(loss) else {"epoch": self.first + good, "loss": str(loss[good])}
         return history, failed
 
-    def state(self, column: int, stack: Stack, place: int) -> HeadState:
+    def state(self, history: History, stack: Stack, place: int) -> HeadState:
         """The trained state of one cell, for its Measures."""
         begun = self.features.begun
         model = Classifier(begun.model.backbone, stack.head_of(place))
-        history, _ = self.history(column)
         epoch = self.first - 1 + self.epoch
         return HeadState(model, begun.optimiser, history, epoch, self.epoch, test_logits=stack.test_logits(place))
 
@@ -376,20 +369,31 @@ class Pack:
                     named[f"{key}/told/{name}"] = torch.stack([row if row.ndim == 0 else row[column] for row in rows])
         save_tensors({name: value.clone() for name, value in named.items()}, path)
 
-    def load(self, named: Mapping[str, Tensor], keys: Sequence[str]) -> None:
-        """Become what was saved of these cells."""
-        self.epoch = int(named["epoch"])
+    def load(self, named: Mapping[str, Tensor], keys: Sequence[str]) -> bool:
+        """Become what was saved of these cells; False, and unchanged, where that is not whole."""
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
 
-        columns = [under(f"{key}/told/") for key in keys]
-        for name, rows in self.told.items():
-            if name in columns[0]:
-                of_cells = [column[name] for column in columns]
-                rows[:] = list(of_cells[0]) if name == "seconds" else list(torch.stack(of_cells, dim=1))
+        epoch = int(named["epoch"])
+        told = [under(f"{key}/told/") for key in keys]
+        kinds = {name for name in self.told if name != "validation" or self._of_validation is not None}
+        if any(of.keys() != kinds or any(len(rows) != epoch for rows in of.values()) for of in told):
+            return False
+        for key, (_, stack, place) in zip(keys, self.places(), strict=True):
+            shapes = {name: value.shape for name, value in stack.values_of(place).items()}
+            values, momentum = under(f"{key}/value/"), under(f"{key}/momentum/")
+            if {name: value.shape for name, value in values.items()} != shapes or not momentum:
+                return False
+            if any(shapes.get(name) != value.shape for name, value in momentum.items()):
+                return False
+        self.epoch = epoch
+        for name in kinds:
+            of_cells = [of[name] for of in told]
+            self.told[name] = list(of_cells[0]) if name == "seconds" else list(torch.stack(of_cells, dim=1))
         for key, (_, stack, place) in zip(keys, self.places(), strict=True):
             stack.load(place, under(f"{key}/value/"), under(f"{key}/momentum/"))
+        return True
 
 
 def _indicators(labels: Tensor, classes: int) -> Tensor:
@@ -445,6 +449,9 @@ def train_pack(
     def path(epoch: int) -> Path:
         return store.checkpoint(source, edition, pack, first - 1 + epoch, seed)
 
+    def keys_of(one: Pack) -> list[str]:
+        return [cell.programme.keys(edition)[-1][:24] for cell in one.cells]
+
     length = programme.length - first + 1
     left = {cell.programme.keys(edition)[-1][:24]: cell for cell in cells}
     while left:
@@ -452,11 +459,14 @@ def train_pack(
             ((epoch, told) for epoch in range(length, 0, -1) if (told := read_tensors(path(epoch))) is not None), (0, {})
         )
         known = {name.partition("/")[0] for name in saved}
-        now = [cell for key, cell in left.items() if key in known] or list(left.values())[: _at_once(some, begun)]
-        one = Pack(now, features)
-        keys = [cell.programme.keys(edition)[-1][:24] for cell in one.cells]
-        if known & set(keys):
-            one.load(saved, keys)
+        one = None
+        if now := [cell for key, cell in left.items() if key in known]:
+            one = Pack(now, features)
+            if not one.load(saved, keys_of(one)):
+                one = None
+        if one is None:
+            one = Pack(list(left.values())[: _at_once(some, begun)], features)
+        keys = keys_of(one)
         del saved
         saved_at = time.monotonic()
         while one.epoch < length:
@@ -472,12 +482,12 @@ def train_pack(
         for column, (cell, stack, place) in enumerate(one.places()):
             history, broke = one.history(column)
             if broke is None:
-                final = {f"head/{name}": value.cpu().clone() for name, value in stack.values_of(place).items()}
+                final = {f"head/{name}": value.cpu() for name, value in stack.head_of(place).state_dict().items()}
                 save_tensors(final, store.checkpoint(source, edition, cell.programme.keys(edition)[-1], programme.length, seed))
             record = record_of(cell, data, edition, numerics, history, broke)
             store.write(record)
-            finished(cell, record, None if broke else one.state(column, stack, place))
-            del left[cell.programme.keys(edition)[-1][:24]]
+            finished(cell, record, None if broke else one.state(history, stack, place))
+            del left[keys[column]]
         _forget(path, begins)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -113,9 +114,12 @@ FORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
 
 def reformed(head: nn.Module, form: str) -> nn.Module:
     """The class vectors of a trained linear head in a new head of the form ``"linear"``, ``"cosine"`` (which drops the bias) or
-    ``"scaling"``, on its device. Raises ``ValueError`` for another form, and for a head that is not linear."""
+    ``"scaling"``, on its device; of a head that has the form already, a copy. Raises ``ValueError`` for another form, and for a
+    head that neither has it nor is linear."""
     if form not in FORMS:
         raise ValueError(f"a head cannot take the form {form!r}; known: {', '.join(FORMS)}")
+    if isinstance(head, {"linear": nn.Linear, "cosine": CosineHead, "scaling": ScalingHead}[form]):
+        return copy.deepcopy(head).requires_grad_()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"a linear head can take the form {form!r}, not {type(head).__name__}")
     made = FORMS[form](head.in_features, head.out_features).to(head.weight)
