@@ -177,7 +177,13 @@ class Request:
         self.beside = not (datasets or ratios or networks)  # what the table has beside these columns is not asked for
         if variant is not None and all(column.stand_in for column in self.columns):
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
+        if variant is not None and not grids.moves(paper, self.grid, self.columns, self.methods, variant):
+            raise Elsewhere(f"variant {variant!r} moves nothing in {self._where}; leave out --variant, or name another table")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
+
+    @property
+    def _where(self) -> str:
+        return f"table {self.table.number}" if self.table else f"grid {self.grid}"
 
     def _table(self, number: str | None, grid: str | None) -> Table | None:
         if number is not None:
@@ -200,16 +206,15 @@ class Request:
         default = tuple(c for c in known if not c.stand_in)
         if self.table and self.table.grid == self.grid:
             default, known = self.table.columns, (*self.table.columns, *self.table.stand_ins)
-        where = f"table {self.table.number}" if self.table else f"grid {self.grid}"
         asked = ", ".join(datasets) or "these data sets"
-        names = f"{self.paper.command} in {where} has"
+        names = f"{self.paper.command} in {self._where} has"
         datasets = _known("data set", datasets, [column.dataset for column in known], names, narrow)
         chosen = [column for column in known if column.dataset in datasets] if datasets else list(default)
         for what, wanted, value in (
             ("ratio", [str(ratio) for ratio in ratios], lambda column: str(column.ratio)),
             ("network", networks, _network),
         ):
-            values = _known(what, wanted, [value(column) for column in chosen], asked, narrow)
+            values = _known(what, wanted, [value(column) for column in chosen], f"{asked} in {self._where}", narrow)
             chosen = [column for column in chosen if not values or value(column) in values]
         return chosen
 
@@ -620,7 +625,8 @@ def _bytes(cells: Sequence[grids.Cell], kept: Callable[[Column], Set[str]]) -> i
 def _passes(cost: grids.Cost) -> Iterator[str]:
     """What a plan says of classifiers on a frozen backbone."""
     for sampler, (classifiers, passes) in cost.frozen.items():
-        yield f"{_count(classifiers, 'classifier')} on {passes:,} passes of frozen backbones ({sampler or 'plain'} sampler)"
+        many = f"{passes:,} pass{'' if passes == 1 else 'es'} of frozen backbones"
+        yield f"{_count(classifiers, 'classifier')} on {many} ({sampler or 'plain'} sampler)"
 
 
 def _small_side(images: Images) -> int | None:
@@ -1151,9 +1157,10 @@ def _logits(paper: Paper, which: dict[str, Any], store: Path, results: Path, vie
                 quick=request.quick,
             )
     if not lines:
-        what, first = ("finished runs", f"--grid {grid}") if grid else ("Measures", "--table 1")
+        what, more = ("finished runs", f" --grid {grid}") if grid else ("Measures", "")
         raise BadInput(
-            f"no {what} are there for {paper.command!r} by these options; run `replicate {paper.command} {first}` first"
+            f"no {what} are there for {paper.command!r} by these options; run `replicate {paper.command}{more}` on the same "
+            "data first, without --quick"
         )
     if view == "smoothing":
         return logits.render_smoothing(lines)
@@ -1165,16 +1172,21 @@ def _sample(paper: Paper, which: dict[str, Any], store: Path, results: Path, dat
     were asked for. Raises ``BadInput`` where there is no such image, or no checkpoint."""
     from replicate.report import logits
 
-    which = {**which, "table": which["table"] or paper.default_tables[0], "methods": which["methods"] or logits.OF_SAMPLE}
+    if not (which["table"] or which["grid"]):
+        which = {**which, "table": paper.default_tables[0]}
+    if which["table"] == paper.default_tables[0]:
+        which = {**which, "methods": which["methods"] or logits.OF_SAMPLE}
     parts: list[str] = []
     loaded: dict[str, Images] = {}
     for request in _requests(paper.command, which, stand_ins=False):
         kept = _reader(store, results, paper)
         for columns, editions in _edition_choices(request, kept):
-            assert request.table is not None
-            how: dict[str, Any] = {"methods": request.methods, "variant": request.variant, "quick": request.quick}
+            table = request.table or paper.tables[0]  # a grid without a table of its own has rows of the first
+            how: dict[str, Any] = {
+                "methods": request.methods, "grid": request.grid, "variant": request.variant, "quick": request.quick,
+            }  # fmt: skip
             for column in columns:
-                found = [one for _, one in logits.chosen(kept, paper, request.table, editions, columns=[column], **how)]
+                found = [one for _, one in logits.chosen(kept, paper, table, editions, columns=[column], **how)]
                 source = column.data.source
                 if found and source not in loaded:
                     loaded |= load_images([source], data)
@@ -1217,9 +1229,9 @@ def _sample_of(paper: Paper, found: Sequence[Chosen], images: Images, kept: Stor
             if state is not None
         ]
         if not of_method:
-            column = cell.column
+            column, network = cell.column, f"{cell.method} {one.point()}".strip()
             raise BadInput(
-                f"store {str(kept.root)!r} has no checkpoint of {cell.method} {one.point()}; run `replicate {paper.command} "
+                f"store {str(kept.root)!r} has no checkpoint of {network}; run `replicate {paper.command} "
                 f"--dataset {column.dataset} --ratio {column.ratio} --method {cell.method!r}` with a store without its Record"
             )
         rows += of_method

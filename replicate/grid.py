@@ -499,6 +499,20 @@ def variant_values(paper: Paper, variant: str | None) -> Mapping[str, Any]:
     raise BadInput(f"variant {variant!r} is unknown; {paper.command} has: {allowed}")
 
 
+def moves(paper: Paper, grid: str, columns: Sequence[Column], methods: Sequence[str], variant: str) -> bool:
+    """Whether a variant changes what is trained in any of these columns by any of these methods; the first point tells.
+
+    Raises ``BadInput`` for a variant that the paper does not have."""
+    chosen, other = paper.grids[grid], variant_values(paper, variant)
+    for column, method in itertools.product(columns, methods):
+        plain, moved = (points(chosen, method, column, values)[:1] for values in (None, other))
+        if plain != moved and plain and moved:
+            compiled = [compile_method(chosen.methods[method], column, of[0]).key("") for of in (plain, moved)]
+            if compiled[0] != compiled[1]:
+                return True
+    return False
+
+
 def branch_epochs(programmes: Iterable[Programme]) -> dict[str, int]:
     """Where programmes part or one of them ends: key of the state there (on a nominal edition) -> epoch.
 
@@ -579,8 +593,9 @@ def epochs_left(
         passes = programme.passes(edition_of[programme.start.data.source])
         first, last = begun(cell) + 1, 0
         for count, row in programme.runs:
-            work = epoch_work(programme.start, row)
             for number in range(max(first, last + 1), last + count + 1):
-                left.setdefault((passes[number - 1], cell.seed), (cell, work))
+                name = passes[number - 1], cell.seed
+                if name not in left:
+                    left[name] = cell, epoch_work(programme.start, row)
             last += count
     return left

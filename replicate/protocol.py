@@ -399,9 +399,9 @@ class Method(Description):
     """A chain of stages under one classifier head, then at most one adjustment.
 
     Heads: ``"linear"`` with bias; ``"cosine"``: feature and class vectors normalised, no bias; ``"etf"``: the fixed unit
-    vectors of a randomly rotated simplex equiangular tight frame, with a trained bias; ``"scaling"``: a linear head whose class
-    vectors and bias stay, each class vector times a trained factor. ``switches`` are about the first stage; ``later`` stages
-    follow it, None is none. ``batch_norm_scale``: every scale of batch norm is this constant and every shift 0, untrained.
+    vectors of a randomly rotated simplex equiangular tight frame, with a trained bias. ``switches`` are about the first stage;
+    ``later`` stages follow it, None is none. ``batch_norm_scale``: every scale of batch norm is this constant and every shift
+    0, untrained.
     """
 
     stage: Stage
@@ -488,6 +488,10 @@ class LongTailed(Description):
 
     def class_counts(self) -> tuple[int, ...]:
         """Training images of each class [C]."""
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
         classes = SOURCES[self.source].classes
         fraction = 1.0 / self.ratio
         whole = round if self.rounding == "nearest" else int
@@ -846,8 +850,8 @@ class Grid:
     """Methods x columns x the values of their free names.
 
     ``values`` maps a free name to its values, or to a mapping from column name to values. ``points``, where given, lists
-    the only (column name, method) pairs that run, each with the one value of every free name. ``labels`` prefix the
-    methods' names in this grid, so that one name never means two protocols.
+    the only (column name, method) pairs that run, each with the one value of every free name. A method's name is its own in
+    each grid.
     """
 
     title: str

@@ -80,3 +80,11 @@ def one_thread():
 @pytest.fixture
 def two_threads():
     yield from _threads(2)
+
+
+@pytest.fixture
+def known_speed(monkeypatch):
+    """Plans in this process take a speed for given instead of measuring it."""
+    from replicate.launch import local
+
+    monkeypatch.setattr(local, "measured_speed", lambda cell, device, **kwargs: 1000.0)

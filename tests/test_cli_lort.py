@@ -36,8 +36,11 @@ def test_a_quick_run_prints_every_table_that_digits_have(quick):
 
 
 def test_classifiers_on_one_backbone_are_one_line_of_progress(quick):
-    assert re.search(r"^\[2-10/41\] 9 classifiers, digits/45 seed 0  epoch 2/2 ", quick.told.err, re.M), quick.told.err
-    assert len(re.findall(r"^\[\d+-\d+/41\] 6 classifiers, ", quick.told.err, re.M)) == 4
+    assert re.search(
+        r"^\[2-10/41\] Vanilla Cosine and 8 more classifiers, digits/45 seed 0  epoch 2/2 ", quick.told.err, re.M
+    ), quick.told.err
+    named = re.findall(r"^\[\d+-\d+/41\] (\S+) and 5 more classifiers, ", quick.told.err, re.M)
+    assert named == ["CE", "CE-DRW", "LDAM-DRW", "BS"]
     told = [json.loads(path.read_text()) for path in records(quick.folder)]
     assert sum(record.get("adjusted") is not None for record in told) == 2 and len(told) == 41
 
@@ -68,7 +71,7 @@ def test_published_tables_come_back(tmp_path):
         assert published.parse(out, "printed") == dict(published.load("lort", f"table{number}.csv"))
 
 
-def test_plan_prints_passes_of_both_samplers(tmp_path, call_here):
+def test_plan_prints_passes_of_both_samplers(tmp_path, call_here, known_speed):
     code, out, err = call_here(tmp_path, "plan", "lort", "--table", "1", "--dataset", "digits", "--seeds", "0")
     assert code == 0, err
     assert re.search(r"^digits/45 +43 +2120 +60 +60 ", out, re.M), out
@@ -77,12 +80,21 @@ def test_plan_prints_passes_of_both_samplers(tmp_path, call_here):
 
 
 @pytest.mark.parametrize(("ratio", "numbers"), [("100", ["1", "2", "3"]), ("50", ["2"]), ("10", ["2"])])
-def test_a_ratio_means_the_tables_that_have_it(tmp_path, call_here, ratio, numbers):
+def test_a_ratio_means_the_tables_that_have_it(tmp_path, call_here, known_speed, ratio, numbers):
     code, out, err = call_here(
         tmp_path, "lort", "--dataset", "cifar100-lt", "--ratio", ratio, "--seeds", "0", "--quick", "--plan"
     )
     assert code == 0, err
     assert re.findall(r"^lort, Table (\w+): ", out, re.M) == numbers
+
+
+def test_a_variant_means_the_tables_that_it_moves(tmp_path, call_here, known_speed):
+    which = ("--dataset", "cifar100-lt", "--ratio", "100", "--variant", "320-epochs", "--seeds", "0", "--quick", "--plan")
+    # Quick stages have one epoch, whose rate is another where the schedule is longer.
+    code, out, err = call_here(tmp_path, "lort", *which)
+    assert code == 0, err
+    assert re.findall(r"^lort, Table (\w+): ", out, re.M) == ["1", "2"]
+    assert_refused(call(tmp_path, "lort", "--table", "3", *which), "'320-epochs'", "table 3")
 
 
 def test_rows_that_are_quoted_cannot_be_trained(tmp_path):

@@ -74,13 +74,13 @@ def test_published_tables_come_back(tmp_path):
         assert (code, err) == (0, "") and "Devising loss functions" in out and "Kim and Kim" in out
 
 
-def test_plan_of_table_4(tmp_path):
-    code, out, err = call(tmp_path, "plan", "wb", "--table", "4", "--seeds", "0")
+def test_plan_of_table_4(tmp_path, call_here, known_speed):
+    code, out, err = call_here(tmp_path, "plan", "wb", "--table", "4", "--seeds", "0")
     assert code == 0, err
     assert re.search(r"^cifar100-lt/100 +12 +3850 +1610 +1610 ", out, re.M), out
 
 
-def test_networks_are_told_apart(tmp_path, call_here):
+def test_networks_are_told_apart(tmp_path, call_here, known_speed):
     code, out, err = call_here(
         tmp_path, "wb", "--table", "3", "--dataset", "mnist", "--network", "mlp3", "--seeds", "0", "--plan"
     )
@@ -88,7 +88,7 @@ def test_networks_are_told_apart(tmp_path, call_here):
     assert re.search(r"^mnist/1/mlp3 +3 +450 +450 +450 ", out, re.M) and "mlp4" not in out
 
 
-def test_several_data_sets_mean_every_table_that_has_one_of_them(tmp_path, call_here):
+def test_several_data_sets_mean_every_table_that_has_one_of_them(tmp_path, call_here, known_speed):
     """As ``run_all.sh cifar`` names them."""
     names = ("cifar10-lt", "cifar100-lt", "cifar10", "cifar100")
     which = [argument for name in names for argument in ("--dataset", name)]
@@ -97,7 +97,7 @@ def test_several_data_sets_mean_every_table_that_has_one_of_them(tmp_path, call_
     assert re.findall(r"^wb, Table (\w+): ", out, re.M) == ["2", "3", "4", "6", "7", "8", "10", "text"]
 
 
-def test_a_method_means_the_tables_that_have_its_row(tmp_path, call_here):
+def test_a_method_means_the_tables_that_have_its_row(tmp_path, call_here, known_speed):
     arguments = ("--dataset", "cifar100-lt", "--method", "WD fixed BN", "--seeds", "0")
     code, out, err = call_here(tmp_path, "plan", "wb", *arguments)
     assert code == 0, err

@@ -42,7 +42,7 @@ class Progress:
         self._head = f"[{place}/{of}] {cell.label}"
         if together > 1:
             data = f"{cell.column.dataset}/{cell.column.ratio} seed {cell.seed}"
-            self._head = f"[{place}-{place + together - 1}/{of}] {together} classifiers, {data}"
+            self._head = f"[{place}-{place + together - 1}/{of}] {cell.method} and {together - 1} more classifiers, {data}"
         self._length = cell.programme.length
         self._line = self._head
         if self._live:
