@@ -115,6 +115,8 @@ def test_shares_and_correlation_by_hand():
     # Deviations -1, 0, 1 and 1, -2, 1: no correlation.
     assert logits.correlation([1, 2, 3], [3, 0, 3]) == pytest.approx(0)
     assert logits.correlation([1, 1], [1, 2]) is logits.correlation([1, None], [1, 2]) is None
+    # Norms that differ in the last digit that a Measure keeps do not vary.
+    assert logits.correlation([1.2345, 1.2346, 1.2345], [1, 2, 3]) is None
 
 
 # --- what is chosen ---------------------------------------------------------------------------------------------------
@@ -214,6 +216,10 @@ def test_runs_without_a_measure_are_left_out_and_a_damaged_one_is_named(finished
         path.write_text("[]")
     with pytest.raises(BadInput, match="is damaged"):
         lines(finished, "LORT")
+    for path in finished.root.glob("measures/*/logits/*.json"):
+        path.write_text('{"norm": [1], "magnitude": 2}')
+    with pytest.raises(BadInput, match=r"Measure 'logits/\w+-s0\.json' is damaged"):
+        lines(finished, "LORT")
 
 
 def test_accuracy_over_delta_at_the_best_of_all_else(store):
@@ -246,7 +252,11 @@ def test_accuracy_over_rate_and_decay(store):
     assert len(found) == 25 and {line[0] for line in found} == {"LORT"}
     assert {line[2:5]: line[5] for line in found}[0.1, 0.05, 1] == pytest.approx(100 * 259 / 300, abs=0.4)
     text = logits.render_sensitivity(found)
-    assert "mean over 1-2 seeds" in text and "over 25 points" in text
+    # Seed 0 is not there at the largest rate: only seed 1 is read anywhere, so that seeds do not look like a difference.
+    assert "mean over 1 seed\n" in text and "over 25 points" in text
+    assert {line[4] for line in found} == {1}
+    levels = {line[2:4]: line[5] for line in found}
+    assert {levels[rate, 0.0] for rate in (0.001, 0.01, 0.1)} == {levels[0.1, 0.0]}
     header, *rows = text.partition("\n\n")[2].splitlines()
     assert header.split()[-5:] == ["0", "0.0005", "0.005", "0.05", "0.1"] and len(rows) == 6
 
@@ -275,7 +285,7 @@ def test_the_command_prints_every_view_without_torch(finished, tmp_path):
         (("lort", "--smoothing", "--table", "1"), "--smoothing is about grid figure4"),
         (("lort", "--sensitivity", "--grid", "table"), "--sensitivity is about grid figure5"),
         (("lort",), "no Measures are there for 'lort'"),
-        (("lort", "--smoothing"), "run `replicate lort --grid figure4` first"),
+        (("lort", "--smoothing"), "run `replicate lort --grid figure4` on the same data first"),
         (("lort", "--sample", "0"), "no finished runs are there"),
         (("lort", "--sample", "x"), "'x' is not a valid integer"),
     ],

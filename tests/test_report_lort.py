@@ -509,3 +509,19 @@ def test_every_column_of_table_3_is_compared(store):
     assert {row.verdict.word for row in rows if "DRW" in row.label} == {"missing"}
     text = diff.render(rows, "text")
     assert "CIFAR100-LT/IR=100/finetune=LORT(ours)\n" in text and "printed gain" not in text and "Order: 1 of 1" in text
+
+
+def test_claimed_gains_of_second_stages_are_judged_paired_by_seed(store):
+    fill(store, "3")
+    text = diff.render(compare(store, "3")[0], "text")
+    told = squeezed(text)
+    gains = re.findall(
+        r"Gain backbone=(\S+), finetune=(\S+) over finetune=Vanilla: published (\S+), here (\S+) over 5 seeds", told
+    )
+    published_gains = {(row, to): float(gain) for row, to, gain, _ in gains}
+    # 24 gains are printed, of which CE-DRW with CE and BS with LDAM are +0.00: nothing is claimed of them.
+    assert len(gains) == 22 and ("CE-DRW", "CE") not in published_gains and ("BS", "LDAM") not in published_gains
+    assert published_gains["CE", "LORT(ours)"] == pytest.approx(3.59)
+    for _, _, claimed, ours_here in gains:
+        assert float(ours_here) == pytest.approx(float(claimed), abs=0.02)
+    assert "Gain" not in squeezed(diff.render(compare(store, "1")[0], "text")).partition("Difference d:")[0]

@@ -279,6 +279,10 @@ def render(rows: Sequence[Row], format: str) -> str:
         lines += [*([""] if markdown else []), *(line.rstrip() for line in body.splitlines()), *([""] if markdown else [])]
         for claim in _claims(here):
             lines += _wrapped(claim, markdown)
+    if gains := list(_gains_over(rows)):
+        lines.append("")
+        for claim in gains:
+            lines += _wrapped(claim, markdown)
     lines.append("")
     for note in (*_counts(rows), *_remarks(rows), *RULES.splitlines()):
         lines += _wrapped(note, markdown)
@@ -400,14 +404,40 @@ def _gain(proposed: Row | None, baseline: Row | None) -> str:
     if proposed is None or baseline is None or proposed.judged is None or baseline.judged is None:
         return ""
     claimed = _published_value(proposed) - _published_value(baseline)
-    gain = verdicts.gain(proposed.judged.values, baseline.judged.values, claimed)
+    remains = _remains(proposed.judged, baseline.judged, claimed)
+    return f"{proposed.spot.row.label} over {baseline.spot.row.label}: {remains}" if remains else ""
+
+
+def _remains(proposed: Replica, baseline: Replica, claimed: float) -> str:
+    """A claimed gain beside ours, paired by seed."""
+    gain = verdicts.gain(proposed.values, baseline.values, claimed)
     if gain is None:
         return ""
     interval = "" if gain.interval is None else ", 95 % interval [{:+.2f}, {:+.2f}]".format(*gain.interval)
     return (
-        f"{proposed.spot.row.label} over {baseline.spot.row.label}: published {gain.claimed:+.2f}, here {gain.ours:+.2f} over "
-        f"{gain.seeds} seed{'s'[: gain.seeds != 1]}{interval}: {100 * gain.share:.0f} % remains."
+        f"published {gain.claimed:+.2f}, here {gain.ours:+.2f} over {gain.seeds} seed{'s'[: gain.seeds != 1]}{interval}: "
+        f"{100 * gain.share:.0f} % remains."
     )
+
+
+def _gains_over(rows: Sequence[Row]) -> Iterator[str]:
+    """Where a table prints gains over one of its columns: each claimed gain and what remains of it, row by row."""
+    reference = rows[0].spot.table.gains_over if rows else None
+    if reference is None:
+        return
+    for label, alike in itertools.groupby(sorted(rows, key=lambda row: row.label), key=lambda row: row.label):
+        # Both numbers of every second stage, by the last part of its column's path.
+        both = {
+            row.spot.column.path[-1]: (row.judged, row.printed.value)
+            for row in alike
+            if row.judged is not None and row.printed is not None and row.printed.value is not None
+        }
+        if reference not in both:
+            continue
+        before, published_before = both.pop(reference)
+        for path, (judged, value) in both.items():
+            if remains := _remains(judged, before, value - published_before):
+                yield f"Gain {label}, {path} over {reference}: {remains}"
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:

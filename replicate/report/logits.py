@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from replicate import grid as grids
+from replicate.errors import BadInput
 from replicate.grid import Cell
 from replicate.protocol import AdditiveAdjustment, Adjustment, Column, Metric, Paper, Table, TauNormalisation
-from replicate.record import Store
+from replicate.record import Record, Store, file_name
 from replicate.report import published, tables
-from replicate.report.selection import Choice, Point, choose
+from replicate.report.selection import Choice, Point, Runs, choose
 
 MEASURE = "logits"
 #: What Figures 4 and 5 vary, and the methods that Figure 1 shows.
 SMOOTHING, SENSITIVITY, OF_SAMPLE = "figure4", "figure5", ("Vanilla FC", "CE", "LORT")
+#: Numbers of a Measure are rounded to this share of themselves.
+KEPT = 1e-4
 #: Consecutive classes that Figure 3 averages over.
 GROUP = 10
 #: Readings of sigma in the Regularized Standard Deviation: over which test images, and the Measure's name for it.
@@ -129,7 +132,11 @@ class Chosen:
         for seed in self.seeds:
             told = store.measure(MEASURE, data.source, self.edition, key, seed)
             if told:
-                adjusted = Statistics.of(told).adjusted(adjustment, value, data.class_counts())
+                try:
+                    adjusted = Statistics.of(told).adjusted(adjustment, value, data.class_counts())
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    name = f"{MEASURE}/{file_name(key, seed)}"
+                    raise BadInput(f"Measure {name!r} is damaged; delete it and run again: nothing is trained for it") from None
                 if adjusted is not None:
                     found[seed] = adjusted
         return found
@@ -149,7 +156,8 @@ def chosen(
     split: Callable[[Point], Any] = lambda point: None,
 ) -> Iterator[tuple[Any, Chosen]]:
     """For every method in every column that has finished runs the point that the as-published Selection chooses, among the
-    points for which ``split`` has one value: that value, and the choice.
+    points for which ``split`` has one value: that value, and the choice. Where values have other seeds, those that all of them
+    have are read, so that seeds do not look like a difference.
 
     Raises ``BadInput`` naming a file that is damaged.
     """
@@ -161,13 +169,30 @@ def chosen(
             for found in tables.runs(
                 store, paper, table, edition_of=editions, columns=[column], methods=[method], grid=name, **which
             ):
-                for part in dict.fromkeys(map(split, found.runs)):
-                    runs = {point: of_seed for point, of_seed in found.runs.items() if split(point) == part}
+                for part, runs in _comparable(found.runs, split).items():
                     choice = choose(runs, "as-published", paper.selects_on)
                     if not choice.readings:
                         continue
                     cell = cells[choice.readings[0].point]
                     yield part, Chosen(cell, choice, editions[column.data.source])
+
+
+def _comparable(runs: Runs, split: Callable[[Point], Any]) -> dict[Any, Runs]:
+    """Runs by the value of ``split``, of the seeds that all values with a finished run have, if there are any."""
+    parts: dict[Any, dict[Point, Mapping[int, Record]]] = {}
+    for point, of_seed in runs.items():
+        parts.setdefault(split(point), {})[point] = of_seed
+    seeds = [
+        {seed for of_seed in part.values() for seed, record in of_seed.items() if record.failed is None}
+        for part in parts.values()
+    ]
+    common = set.intersection(*filter(None, seeds)) if any(seeds) else set()
+    if not common:
+        return dict(parts)
+    return {
+        value: {point: {seed: record for seed, record in of_seed.items() if seed in common} for point, of_seed in part.items()}
+        for value, part in parts.items()
+    }
 
 
 # --- Figures 2 and 3 -------------------------------------------------------------------------------------------------
@@ -274,14 +299,17 @@ def shares(numbers: Numbers) -> list[float | None]:
 
 
 def correlation(first: Numbers, second: Numbers) -> float | None:
-    """Pearson's, over the places where both numbers are there; None where one of them does not vary."""
+    """Pearson's, over the places where both numbers are there; None where one of them does not vary beyond the digits that a
+    Measure keeps."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
         return None
     means = [math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True)]
     apart = [(a - means[0], b - means[1]) for a, b in pairs]
-    spread = math.sqrt(math.fsum(a * a for a, _ in apart)) * math.sqrt(math.fsum(b * b for _, b in apart))
-    return math.fsum(a * b for a, b in apart) / spread if spread else None
+    spreads = [math.sqrt(math.fsum(x * x for x in column)) for column in zip(*apart, strict=True)]
+    if any(spread <= KEPT * math.sqrt(len(pairs)) * abs(mean) for spread, mean in zip(spreads, means, strict=True)):
+        return None
+    return math.fsum(a * b for a, b in apart) / (spreads[0] * spreads[1])
 
 
 def _classes(data: str, methods: Sequence[Told]) -> Iterator[str]:
@@ -373,7 +401,7 @@ def render_sensitivity(found: Sequence[tuple[Any, ...]]) -> str:
         seeds, levels = zip(*here.values(), strict=True)
         title = (
             f"{data}, {method}: accuracy (%) over learning rate and weight decay (Fig. 5), mean over "
-            f"{'-'.join(map(str, sorted({min(seeds), max(seeds)})))} seeds\n"
+            f"{'-'.join(map(str, sorted({min(seeds), max(seeds)})))} seed{'s'[: max(seeds) != 1]}\n"
             f"best {max(levels):.2f}, worst {min(levels):.2f}, spread {max(levels) - min(levels):.2f} over {len(here)} points"
         )
         rows = [(f"{rate:g}", *_percent(*(here.get((rate, decay), (0, None))[1] for decay in decays))) for rate in rates]
