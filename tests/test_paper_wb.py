@@ -2,9 +2,9 @@
 
 import csv
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from text_tables import assert_committed, committed
 
 from papers.wb import COLUMNS, GRIDS, PAPER, TABLE_3_COLUMNS
 from replicate import grid
@@ -139,29 +139,16 @@ def test_quirks_of_tables_exist():
 
 @pytest.mark.parametrize("number", ["2", "3", "4", "6", "8"])
 def test_committed_digits_tables_are_what_their_committed_records_give(number):
-    folder = Path(__file__).parent.parent / "results" / "wb"
-    if not folder.is_dir():
-        pytest.skip("needs the results folder of a checkout")
     table = TABLES[number]
-    how = {"selection": "as-published", "edition_of": {"digits": "official"}, "columns": list(table.stand_ins)}
-    values = tables.replicas(Store(folder), PAPER, table, **how)
+    values = assert_committed(PAPER, table, list(table.stand_ins))
     rows = sum(len(block.rows) for block in table.blocks)
     assert len(values) == rows * len(table.metrics) and all(value.n == 3 for value in values.values())
-    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
-        written = (folder / f"table{number}.digits.{suffix}").read_text(encoding="utf-8")
-        assert tables.render(PAPER, table, values, form, **how) == written
 
 
 def test_the_mnist_row_is_committed_beside_the_published_one():
-    root = Path(__file__).parent.parent
-    if not (root / "results" / "wb").is_dir():
-        pytest.skip("needs the results folder of a checkout")
+    root = committed(PAPER).parent.parent
     table, column = TABLES["3"], TABLE_3_COLUMNS[6]
-    how = {"selection": "as-published", "edition_of": {"mnist": "e78deba9817a"}, "columns": [column]}
-    values = tables.replicas(Store(root / "results" / "wb"), PAPER, table, **how)
-    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
-        written = (root / f"results/wb/table3.mnist@e78deba9817a.{suffix}").read_text(encoding="utf-8")
-        assert tables.render(PAPER, table, values, form, **how) == written
+    values = assert_committed(PAPER, table, [column], "mnist", "e78deba9817a", "mnist@e78deba9817a")
     printed = tables.printed(PAPER, table)
     lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
     for method in ("Naive", "WD w/o BN", "WD"):
@@ -174,9 +161,7 @@ def test_the_mnist_row_is_committed_beside_the_published_one():
 
 
 def test_the_table_in_the_readme_is_the_committed_one():
-    root = Path(__file__).parent.parent
-    if not (root / "results" / "wb").is_dir():
-        pytest.skip("needs the results folder of a checkout")
+    root = committed(PAPER).parent.parent
     values = tables.replicas(
         Store(root / "results" / "wb"),
         PAPER,

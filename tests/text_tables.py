@@ -1,6 +1,31 @@
-"""Reading printed tables back: what several test files need to know of their layout."""
+"""Reading printed tables back, and the committed ones: what several test files need to know of their layout."""
 
 import re
+from pathlib import Path
+
+import pytest
+
+from replicate.record import Store
+from replicate.report import tables
+
+
+def committed(paper):
+    """Folder of the paper's committed tables and Records; skips where there is none."""
+    folder = Path(__file__).parent.parent / "results" / paper.name
+    if not folder.is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    return folder
+
+
+def assert_committed(paper, table, columns, source="digits", edition="official", name="digits"):
+    """The committed files of a table are what its committed Records give, in every format; returns the values."""
+    folder = committed(paper)
+    how = {"selection": "as-published", "edition_of": {source: edition}, "columns": columns}
+    values = tables.replicas(Store(folder), paper, table, **how)
+    for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        written = (folder / f"table{table.number}.{name}.{suffix}").read_text(encoding="utf-8")
+        assert tables.render(paper, table, values, form, **how) == written
+    return values
 
 
 def layout(text, labels):

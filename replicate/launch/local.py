@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -111,32 +112,12 @@ def run(
             outcome.trained += 1
             _measure(cell, state, materials, store, edition, measures)
 
+        how: dict[str, Any] = {"keep": keep(first), "out_of_time": out_of_time, "each_epoch": each_epoch}
         try:
             if first.programme.frozen_from is None:
-                record, state = train_cell(
-                    first,
-                    data,
-                    store,
-                    edition,
-                    chosen,
-                    keep=keep(first),
-                    out_of_time=out_of_time,
-                    each_epoch=each_epoch,
-                )
-                finished(first, record, state)
+                finished(first, *train_cell(first, data, store, edition, chosen, **how))
             else:
-                train_pack(
-                    tuple(left),
-                    materials.features,
-                    data,
-                    store,
-                    edition,
-                    chosen,
-                    keep=keep(first),
-                    out_of_time=out_of_time,
-                    each_epoch=each_epoch,
-                    finished=finished,
-                )
+                train_pack(tuple(left), materials.features, data, store, edition, chosen, finished=finished, **how)
         except Stopped:
             progress.end("stopped at a checkpoint")
             outcome.left += left
