@@ -295,11 +295,6 @@ class Store:
         """Where the state after ``epoch`` with this chain key belongs."""
         return self.root / "checkpoints" / f"{source}@{edition}" / _checkpoint_name(key, epoch, seed)
 
-    def furthest(self, cell: Cell, edition: str) -> int:
-        """Epoch of the furthest checkpoint on the cell's way, 0 if there is none."""
-        source = cell.programme.start.data.source
-        return self._furthest(cell, edition, self._checkpoints(source, edition))
-
     def _checkpoints(self, source: str, edition: str) -> frozenset[str]:
         """Names of the checkpoints that are there."""
         try:
@@ -308,6 +303,7 @@ class Store:
             return frozenset()
 
     def _furthest(self, cell: Cell, edition: str, there: Set[str]) -> int:
+        """Epoch of the furthest checkpoint on the cell's way among those that are ``there``, 0 if there is none."""
         chain, pack, first = cell.programme.keys(edition), cell.programme.pack(edition), cell.programme.frozen_from
         for epoch in range(cell.programme.length, 0, -1) if there else ():
             names = [chain[epoch]] if pack is None or first is None or epoch < first else [chain[epoch], pack]

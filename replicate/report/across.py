@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -136,13 +135,7 @@ def render(found: Sequence[Line], format: str) -> str:
         cells = [[formats.escape_markdown(cell) for cell in row] for row in rows]
         shown = [f"**{title}**", "", *formats.markdown_table(cells, left=5), ""]
         for note in _notes(found):
-            shown += textwrap.wrap(
-                formats.escape_markdown(note),
-                formats.WIDTH,
-                initial_indent="- ",
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-            )
+            shown += formats.wrapped(note, markdown=True)
         return "\n".join(shown) + "\n"
     from tabulate import tabulate
 
@@ -150,7 +143,7 @@ def render(found: Sequence[Line], format: str) -> str:
     body = tabulate(rows[1:], rows[0], "simple", disable_numparse=True, colalign=aligned)
     shown = [title, "", *(line.rstrip() for line in body.splitlines()), ""]
     for note in _notes(found):
-        shown += textwrap.wrap(note, formats.WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        shown += formats.wrapped(note)
     return "\n".join(shown) + "\n"
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,21 +277,15 @@ def render(rows: Sequence[Row], format: str) -> str:
         body = tabulate(shown, heads, "pipe" if markdown else "simple", disable_numparse=True, colalign=aligned)
         lines += [*([""] if markdown else []), *(line.rstrip() for line in body.splitlines()), *([""] if markdown else [])]
         for claim in _claims(here):
-            lines += _wrapped(claim, markdown)
+            lines += formats.wrapped(claim, markdown)
     if gains := list(_gains_over(rows)):
         lines.append("")
         for claim in gains:
-            lines += _wrapped(claim, markdown)
+            lines += formats.wrapped(claim, markdown)
     lines.append("")
     for note in (*_counts(rows), *_remarks(rows), *RULES.splitlines()):
-        lines += _wrapped(note, markdown)
+        lines += formats.wrapped(note, markdown)
     return "\n".join(lines) + "\n"
-
-
-def _wrapped(text: str, markdown: bool) -> list[str]:
-    first = "- " if markdown else ""
-    text = formats.escape_markdown(text) if markdown else text
-    return textwrap.wrap(text, formats.WIDTH, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _title(rows: Sequence[Row]) -> str:

@@ -118,8 +118,20 @@ def text(sheet: Sheet) -> str:
         legend = ", ".join(f"{sign} {mark}" for mark, sign in _TEXT_MARKS.items())
         lines.append(f"{sheet.ranked}: {legend}.")
     for note in sheet.notes:
-        lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        lines += wrapped(note)
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def wrapped(text: str, markdown: bool = False) -> list[str]:
+    """A sentence under a table as lines of print; an item of a list in Markdown."""
+    text = escape_markdown(text) if markdown else text
+    first = "- " if markdown else ""
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def signed(points: float, digits: int = 2) -> str:
+    """A difference for print, never minus nothing."""
+    return f"{round(points, digits) + 0.0:+.{digits}f}"  # adding 0 makes a minus before zero a plus
 
 
 def _span_width(widths: Sequence[int], first: int, count: int) -> int:

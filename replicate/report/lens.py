@@ -11,7 +11,6 @@ import csv
 import io
 import math
 import statistics
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from replicate.errors import BadInput
 from replicate.protocol import Column, Metric, Paper, Table
 from replicate.record import Store
 from replicate.report import formats, tables
+from replicate.report.formats import signed
 from replicate.report.selection import SELECTIONS, Replica, choose, sentence
 
 FORMATS = ("text", "markdown", "csv")
@@ -131,9 +131,7 @@ def render(found: Sequence[Line], format: str, *, quick: bool = False) -> str:
         told += ["", f"### {path}" if markdown else path, *[""] * markdown, *(line.rstrip() for line in body.splitlines())]
     told.append("")
     for note in _notes(found, heads):
-        text = formats.escape_markdown(note) if markdown else note
-        first = "- " if markdown else ""
-        told += textwrap.wrap(text, formats.WIDTH, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
+        told += formats.wrapped(note, markdown)
     return "\n".join(told) + "\n"
 
 
@@ -181,7 +179,7 @@ def _cells(row: str, alike: Sequence[Line], heads: Sequence[str]) -> tuple[str, 
         "seeds": ", ".join(map(str, sorted({line.looked.n for line in alike}))),
         LOOKED: _number([line.looked.mean for line in alike]),
         BEST: _number([line.replicas["as-published"].best for line in alike]),
-        OF_BEST: "" if (of_best := _mean([line.of_best for line in alike])) is None else _signed(of_best),
+        OF_BEST: "" if (of_best := _mean([line.of_best for line in alike])) is None else signed(of_best),
         GAIN: _spread(_averaged(alike)),
         **{name: _number([line.replicas[name].mean for line in alike]) for name in SELECTIONS},
     }
@@ -209,11 +207,7 @@ def _spread(gains: Sequence[float]) -> str:
     """Mean and population standard deviation."""
     if not gains:
         return ""
-    return _signed(statistics.fmean(gains)) + (f"±{statistics.pstdev(gains):.2f}" if len(gains) > 1 else "")
-
-
-def _signed(points: float) -> str:
-    return f"{round(points, 2) + 0.0:+.2f}"  # adding 0 makes a minus before zero a plus
+    return signed(statistics.fmean(gains)) + (f"±{statistics.pstdev(gains):.2f}" if len(gains) > 1 else "")
 
 
 def _notes(found: Sequence[Line], heads: Sequence[str]) -> Iterator[str]:
@@ -225,13 +219,13 @@ def _notes(found: Sequence[Line], heads: Sequence[str]) -> Iterator[str]:
         median = statistics.median(gain for gain, _ in gained)
         what = "Gain from looking at the test set" if by_test else "Gain that looking at the test set would give"
         at = f"{line.row}, {line.path}"
-        yield f"{what}: median {_signed(median)}, largest {_signed(most)} points ({at}), of {len(gained)} numbers."
+        yield f"{what}: median {signed(median)}, largest {signed(most)} points ({at}), of {len(gained)} numbers."
     best = [(line.of_best, line) for line in found if line.of_best is not None and line.looked.n > 1]
     if best:
         most, line = max(best, key=lambda one: one[0])
         median = statistics.median(gain for gain, _ in best)
         yield (
-            f"Gain from reporting the best of the seeds, over their mean: median {_signed(median)}, largest {_signed(most)} "
+            f"Gain from reporting the best of the seeds, over their mean: median {signed(median)}, largest {signed(most)} "
             f"points ({line.row}, {line.path})."
         )
     shown = "as-published" if by_test else LOOKED

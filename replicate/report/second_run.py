@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -131,9 +130,7 @@ def render(paper: Paper, run: SecondRun, format: str) -> str:
     )  # fmt: skip
     lines = [f"**{title}**" if markdown else title, "", *(line.rstrip() for line in body.splitlines()), ""]
     for note in _notes(paper, run, pairs):
-        first = "- " if markdown else ""
-        note = formats.escape_markdown(note) if markdown else note
-        lines += textwrap.wrap(note, formats.WIDTH, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
+        lines += formats.wrapped(note, markdown)
     return "\n".join(lines) + "\n"
 
 

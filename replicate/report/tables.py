@@ -655,7 +655,7 @@ def _gain(number: Number | None, reference: Number | None, best: bool, digits: i
     level, over = _level(number, best)[0], _level(reference, best)[0]
     if level is None or over is None:
         return ""
-    return f"{round(level - over, digits) + 0.0:+.{digits}f}"  # adding 0 makes a minus before zero a plus
+    return formats.signed(level - over, digits)
 
 
 def _apart(number: Number | None, reference: Number | None) -> str:
