@@ -59,9 +59,20 @@ def bench(digits, tmp_path, one_thread):
         )
         return found
 
-    train.data_of = data_of
+    train.data_of, train.edition = data_of, digits.edition
     train.store = lambda where="a": Store(tmp_path / where)
     return train
+
+
+def interrupt(bench, cells):
+    """Train cells of one pack in the store ``cut`` until their time is up after the first epoch of the second stage; returns
+    the file that goes on from there."""
+    clock = iter([False, False, True])
+    with pytest.raises(Stopped) as stopped:
+        bench(cells, "cut", out_of_time=lambda: next(clock))
+    assert stopped.value.epoch == 3
+    (file,) = bench.store("cut").root.glob(f"checkpoints/*/{cells[0].programme.pack(bench.edition)[:24]}-*")
+    return file
 
 
 def packs(cells):
@@ -189,10 +200,7 @@ def test_a_launch_trains_the_backbone_once_and_every_pass_once(digits, tmp_path,
 def test_an_interrupted_pack_goes_on_where_it_was_bit_for_bit(bench):
     cells = packs(packed(short()))[0]
     whole = bench(cells)
-    clock = iter([False, False, True, *[False] * 99])
-    with pytest.raises(Stopped) as stopped:
-        bench(cells, "cut", out_of_time=lambda: next(clock))
-    assert stopped.value.epoch == 3
+    interrupt(bench, cells)
     seen = []
     resumed = bench(cells, "cut", each_epoch=lambda number, history, seconds: seen.append(number))
     assert seen == [4, 5]
@@ -204,21 +212,16 @@ def test_a_larger_request_after_an_interruption_trains_the_new_cells_too(bench):
     cells = packs(packed(short()))[0]
     whole = bench(cells)
     some = [cell for cell in cells if cell.method in ("CE", "LORT")]
-    clock = iter([False, False, True])
-    with pytest.raises(Stopped):
-        bench(some, "cut", out_of_time=lambda: next(clock))
+    interrupt(bench, some)
     resumed = bench(cells, "cut")
     assert resumed.keys() == whole.keys()
     assert all(equal(whole[label], resumed[label]) for label in whole)
 
 
-def test_a_damaged_checkpoint_of_a_pack_costs_only_time(bench, digits):
+def test_a_damaged_checkpoint_of_a_pack_costs_only_time(bench):
     cells = packed(short(), ["CE"])
     whole = bench(cells)
-    clock = iter([False, False, True])
-    with pytest.raises(Stopped):
-        bench(cells, "cut", out_of_time=lambda: next(clock))
-    (file,) = bench.store("cut").root.glob(f"checkpoints/*/{cells[0].programme.pack(digits.edition)[:24]}-*")
+    file = interrupt(bench, cells)
     file.write_bytes(file.read_bytes()[:1000])
     resumed = bench(cells, "cut")
     assert all(equal(whole[label], resumed[label]) for label in whole)
@@ -317,15 +320,12 @@ def test_a_head_file_of_another_head_is_none(bench, digits):
 
 
 @pytest.mark.parametrize("part", ["told/loss", "value/weight", "momentum/bias", "told"])
-def test_a_checkpoint_of_a_pack_that_lacks_something_costs_only_time(bench, digits, part):
+def test_a_checkpoint_of_a_pack_that_lacks_something_costs_only_time(bench, part):
     cells = packed(short(), ["CE"])
     whole = bench(cells)
-    clock = iter([False, False, True])
-    with pytest.raises(Stopped):
-        bench(cells, "cut", out_of_time=lambda: next(clock))
-    (file,) = bench.store("cut").root.glob(f"checkpoints/*/{cells[0].programme.pack(digits.edition)[:24]}-*")
+    file = interrupt(bench, cells)
     named = torch.load(file, weights_only=True)
-    key = cells[0].programme.keys(digits.edition)[-1][:24]
+    key = cells[0].programme.keys(bench.edition)[-1][:24]
     # A part that is missing, a momentum of another shape, counts of one epoch too many.
     kept = {name: value for name, value in named.items() if name != f"{key}/{part}"}
     if part == "momentum/bias":
