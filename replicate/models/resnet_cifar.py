@@ -6,29 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replicate.kernels.functions import convolution, norm_relu, on_one_thread, usable
 from replicate.models.backbone import Backbone, kaiming_normal_fan_in
 from replicate.models.batch_norm import BatchNorm2d
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut, which a block of its own kind adds."""
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(width)
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """What is added to the convolutions of ``x``, of their shape."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = functional.relu_(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        # In place: batch norm's backward pass reads its input, not this output, so nothing that is needed is lost.
-        return functional.relu_(out.add_(self.shortcut(x)))
+from replicate.models.residual import ResidualBlock, convolutions
 
 
 class BasicBlock(ResidualBlock):
@@ -36,7 +17,7 @@ class BasicBlock(ResidualBlock):
     parameters."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__(channels, width, stride)
+        super().__init__(*convolutions(channels, width, stride))
         self.stride = stride
         self.pad = (width - channels) // 2
 
@@ -64,5 +45,8 @@ class ResNet32(Backbone):
         kaiming_normal_fan_in(layer, generator)
 
     def forward(self, images: Tensor) -> Tensor:
+        if usable(images, (self.conv1,), (self.bn1,)):
+            x = norm_relu(convolution(images, self.conv1), self.bn1)
+            return on_one_thread(self.blocks(x).mean(dim=(2, 3)))
         features: Tensor = self.blocks(functional.relu_(self.bn1(self.conv1(images))))
         return features.mean(dim=(2, 3))

@@ -8,14 +8,14 @@ from torch.nn import functional
 
 from replicate.models.backbone import Backbone, framework_default, kaiming_normal_fan_out
 from replicate.models.batch_norm import BatchNorm2d
-from replicate.models.resnet_cifar import ResidualBlock
+from replicate.models.residual import ResidualBlock, convolutions
 
 
 class ProjectionBlock(ResidualBlock):
     """The shortcut is a 1x1 convolution with batch norm (He et al. 2016, option B)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__(channels, width, stride)
+        super().__init__(*convolutions(channels, width, stride))
         self.projection = nn.Conv2d(channels, width, 1, stride, bias=False)
         self.bn3 = BatchNorm2d(width)
 

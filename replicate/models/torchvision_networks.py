@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from replicate.errors import BadInput
 from replicate.models.backbone import Backbone, framework_default, kaiming_normal_fan_out
 from replicate.models.batch_norm import BatchNorm2d
+from replicate.models.residual import ResidualBlock
 
 #: Operators that torchvision's Python code refers to while it is imported.
 _SCHEMAS = {
@@ -63,6 +65,18 @@ def _imported() -> ModuleType:
         raise
 
 
+class TorchvisionBlock(ResidualBlock):
+    """torchvision's basic block with all its layers, under their names."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__(block.conv1, block.bn1, block.conv2, block.bn2)
+        self.downsample = block.downsample
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        return shortcut
+
+
 class TorchvisionResNet(Backbone):
     """torchvision's network called ``name`` up to its pooled features, with our batch norm: images [B, channels, H, W] to
     features [B, width].
@@ -77,6 +91,11 @@ class TorchvisionResNet(Backbone):
         if not small_images and channels != 3:
             raise ValueError(f"{name} with its own first convolution takes images of 3 channels, not {channels}")
         self.network: nn.Module = getattr(residual_networks(), name)(norm_layer=BatchNorm2d)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            stage = getattr(self.network, name)
+            for place, block in enumerate(stage):
+                if isinstance(block, residual_networks().BasicBlock):
+                    stage[place] = TorchvisionBlock(block)
         head = self.network.fc
         assert isinstance(head, nn.Linear)
         self.width = head.in_features

@@ -1,0 +1,96 @@
+"""Kernels for residual networks on a CPU, in C, compiled for this machine when they are first used.
+
+They need a C compiler with OpenMP (``cc``, or what ``CC`` names). Where there is none, networks run on the framework's
+operators alone: slower, the same up to rounding. Either way the numerics mode says which. What is compiled is kept in the
+user's cache folder, under a name that follows from source, compiler and processor.
+
+All sums over images are made in a fixed number of parts: results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+#: Contracted products and sums are at least as exact as single ones; nothing that assumes finite numbers or reorders sums.
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-fPIC", "-fopenmp")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None on a machine that cannot compile or load them."""
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or ""]
+    runtime = _openmp()
+    if not shutil.which(compiler[0]) or runtime is None:
+        return None
+    try:
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+        text = _SOURCE.read_bytes() + version + repr((compiler, _FLAGS, _processor())).encode()
+        path = _folder() / f"kernels-{hashlib.sha256(text).hexdigest()[:20]}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        # Their calls into OpenMP must find the framework's own threads: two runtimes would fight for the cores.
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    """Compile to ``path``, which is there whole or not at all, whoever else compiles at the same time."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="compiling-") as folder:
+        part, made = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+        for command in (
+            [*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(part)],
+            [*compiler, "-shared", str(part), "-o", str(made), "-lm"],  # without an OpenMP runtime: the framework has one
+        ):
+            subprocess.run(command, capture_output=True, check=True, timeout=600)
+        os.replace(made, path)
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept between runs; a folder of this process's user beside other temporary files, where no
+    home can be written to."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(home) / "replicate" if home else Path.home() / ".cache" / "replicate"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="replicate-kernels-"))
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor() or platform.machine()
+
+
+def _openmp() -> str | None:
+    """The OpenMP runtime that the framework has loaded; None where it has none that is known here."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            path = line.split(maxsplit=5)[-1]
+            if Path(path).name.startswith(("libgomp", "libiomp5", "libomp.")):
+                return path
+    return None
+
+
+def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p | None:
+    """Where a tensor's values begin."""
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())

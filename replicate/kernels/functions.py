@@ -1,0 +1,303 @@
+"""The kernels as differentiable functions of tensors: residual blocks, and batch norm with ReLU.
+
+Between two convolutions nothing is written but their outputs: batch norm and ReLU are applied as the next one reads, and
+again in the backward pass. Sums over pixels are joined in float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from replicate.kernels import library, pointer
+
+#: Channels come in vectors of at most so many values.
+_CHANNELS = 16
+#: Channels of the images that a first convolution may take.
+_COLOURS = 3
+#: With more channels, or on smaller images, there is nothing to win.
+_MOST_CHANNELS, _SMALLEST_SIDE = 256, 4
+
+
+def usable(x: Tensor, convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d]) -> bool:
+    """Whether the kernels can take images [B, C, H, W] through these 3x3 convolutions, one after another, and are there.
+
+    They are for float32 channels-last images of even sides on a CPU; for 3 channels, where the first convolution is one of
+    :func:`convolution`, and multiples of 16 up to 256; for batch norm that trains, or that evaluates without gradients.
+    """
+    channels, side, stride = x.shape[1], min(x.shape[2:]), math.prod(layer.stride[0] for layer in convolutions)
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and side >= _SMALLEST_SIDE * stride
+        and not any(length % (2 * stride) for length in x.shape[2:])
+        and (channels == _COLOURS or channels % _CHANNELS == 0)
+        and not any(layer.out_channels % _CHANNELS or layer.out_channels > _MOST_CHANNELS for layer in convolutions)
+        and all(norm.training or not torch.is_grad_enabled() for norm in norms)
+        and not torch.is_autocast_enabled("cpu")
+        and library() is not None
+    )
+
+
+class _Norm(NamedTuple):
+    """Batch norm as the affine function scale * z + shift, each float32 [C]; the batch's mean and 1 / standard deviation,
+    float64 [C], in training."""
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    inverse: Tensor
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_long) for name in ("images", "height", "width", "channels", "made"))
+
+
+def _shape(x: Tensor, made: int) -> Any:
+    images, channels, height, width = x.shape
+    return ctypes.byref(_Shape(images, height, width, channels, made))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a kernel; tensors as pointers, integers as C's long, floats as its double."""
+    kernels = library()
+    assert kernels is not None
+    told = []
+    for argument in arguments:
+        if isinstance(argument, int):
+            argument = ctypes.c_long(argument)
+        elif isinstance(argument, float):
+            argument = ctypes.c_double(argument)
+        elif argument is None or isinstance(argument, Tensor):
+            argument = pointer(argument)
+        told.append(argument)
+    getattr(kernels, name)(*told)
+
+
+def _counted(x: Tensor) -> tuple[int, int]:
+    """Pixels and channels."""
+    return x.numel() // x.shape[1], x.shape[1]
+
+
+def _sums(z: Tensor, flow: Tensor | None = None, shown: Tensor | None = None) -> Tensor:
+    """[2, C], float64: of z and z^2; or of g and g * z, g being ``flow`` where ``shown`` is positive."""
+    sums = torch.empty(2, z.shape[1], dtype=torch.float64)
+    _call("channel_sums", *_counted(z), z, flow, shown, sums)
+    return sums
+
+
+def _norm(layer: nn.BatchNorm2d, sums: Tensor | None, count: int) -> _Norm:
+    """Of the batch with these sums over ``count`` pixels, which running statistics then follow; or, without any, of these."""
+    channels = layer.num_features
+    mean, inverse = torch.empty(2, channels, dtype=torch.float64)
+    scale, shift = torch.empty(2, channels)
+    assert layer.running_mean is not None and layer.running_var is not None and layer.momentum is not None
+    affine = (layer.weight.detach(), layer.bias.detach(), layer.eps)
+    running = (layer.running_mean, layer.running_var)
+    if sums is None:
+        _call("norm_of_running", channels, *affine, *running, scale, shift)
+    else:
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.add_(1)
+        _call("norm_of_batch", count, channels, sums, *affine, layer.momentum, *running, mean, inverse, scale, shift)
+    return _Norm(scale, shift, mean, inverse)
+
+
+def _normalised(z: Tensor, norm: _Norm, added: Tensor | None, gated: bool) -> Tensor:
+    out = torch.empty_like(z)
+    _call("normalise", *_counted(z), z, norm.scale, norm.shift, added, int(gated), out)
+    return out
+
+
+def _norm_back(count: int, sums: Tensor, weight: Tensor, norm: _Norm) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Gradients of weight and bias [C], and factors [C] of the gradient of the norm's input: of g, of z, and a constant."""
+    channels = len(weight)
+    by_weight, by_bias, of_flow, of_z, constant = torch.empty(5, channels)
+    _call(
+        "norm_back", count, channels, sums, weight, norm.mean, norm.inverse, by_weight, by_bias, of_flow, of_z, constant
+    )  # fmt: skip
+    return by_weight, by_bias, (of_flow, of_z, constant)
+
+
+def _transformed(weight: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
+    """Weights [K, C, 3, 3] for the convolution and, if asked for ``both``, for the gradient of its input."""
+    made, channels = weight.shape[:2]
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    ahead, back = weight.new_empty(16 * made * channels), weight.new_empty(16 * made * channels) if both else None
+    _call("transform_weights", weight, channels, made, ahead, back)
+    return ahead, back
+
+
+def _convolved(x: Tensor, norm: _Norm | None, ahead: Tensor, made: int) -> tuple[Tensor, Tensor]:
+    """Of x, or of x after norm and ReLU: [B, made, H, W], and the sums of it and of its squares."""
+    out = torch.empty((len(x), made, *x.shape[2:]), memory_format=torch.channels_last)
+    sums = torch.empty(2, made, dtype=torch.float64)
+    scale, shift = (None, None) if norm is None else norm[:2]
+    _call("convolve", _shape(x, made), x, scale, shift, ahead, out, sums)
+    return out, sums
+
+
+class _Block(torch.autograd.Function):
+    """Two 3x3 convolutions with batch norm beside a shortcut. Without ``weight1``, ``x`` is what the first one gave."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        shortcut: Tensor | None,
+        weight1: Tensor | None,
+        scale1: Tensor,
+        shift1: Tensor,
+        weight2: Tensor,
+        scale2: Tensor,
+        shift2: Tensor,
+        bn1: nn.BatchNorm2d,
+        bn2: nn.BatchNorm2d,
+    ) -> Tensor:
+        training, made, count = bn1.training, len(weight2), _counted(x)[0]
+        back1 = None
+        if weight1 is None:
+            z1, sums = x, _sums(x) if training else None
+        else:
+            ahead, back1 = _transformed(weight1, training)
+            z1, sums = _convolved(x, None, ahead, made)
+        norm1 = _norm(bn1, sums if training else None, count)
+        ahead, back2 = _transformed(weight2, training)
+        z2, sums = _convolved(z1, norm1, ahead, made)
+        norm2 = _norm(bn2, sums if training else None, count)
+        added = x if shortcut is None else shortcut.contiguous(memory_format=torch.channels_last)
+        out = _normalised(z2, norm2, added, True)
+        ctx.save_for_backward(x, z1, z2, out, scale1, scale2, back1, back2)
+        ctx.norms = norm1, norm2
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, flow: Tensor) -> tuple[Tensor | None, ...]:
+        x, z1, z2, out, scale1, scale2, back1, back2 = ctx.saved_tensors
+        norm1, norm2 = ctx.norms
+        made, count = z2.shape[1], _counted(z2)[0]
+        flow = flow.contiguous(memory_format=torch.channels_last)
+        by_scale2, by_shift2, of2 = _norm_back(count, _sums(z2, flow, out), scale2, norm2)
+        gates, inner = torch.empty_like(flow), torch.empty_like(z1)
+        sums = torch.empty(2, z1.shape[1], dtype=torch.float64)
+        by_weight2 = z1.new_empty((made, z1.shape[1], 3, 3)).contiguous(memory_format=torch.channels_last)
+        _call(
+            "convolve_back", _shape(z1, made), flow, out, z2, *of2, gates, z1, norm1.scale, norm1.shift, back2, inner, 2, sums,
+            by_weight2,
+        )  # fmt: skip
+        by_scale1, by_shift1, of1 = _norm_back(count, sums, scale1, norm1)
+        if back1 is None:
+            _call("normalise_back", *_counted(z1), inner, None, z1, *of1, None, inner)
+            return inner, gates, None, by_scale1, by_shift1, by_weight2, by_scale2, by_shift2, None, None
+        by_weight1 = torch.empty_like(by_weight2)
+        # The gradient of the convolutions is added to that of the shortcut, which is the block's input itself.
+        _call(
+            "convolve_back", _shape(x, made), inner, None, z1, *of1, None, x, None, None, back1, gates, 1, None, by_weight1
+        )  # fmt: skip
+        return gates, None, by_weight1, by_scale1, by_shift1, by_weight2, by_scale2, by_shift2, None, None
+
+
+def residual_block(
+    x: Tensor,
+    shortcut: Tensor | None,
+    conv1: nn.Conv2d | None,
+    bn1: nn.BatchNorm2d,
+    conv2: nn.Conv2d,
+    bn2: nn.BatchNorm2d,
+) -> Tensor:
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut), [B, C, H, W], where :func:`usable`.
+
+    Both convolutions are 3x3 of stride 1 without bias. ``shortcut`` None: ``x`` itself. ``conv1`` None: ``x`` is what another
+    convolution gave.
+    """
+    out: Tensor = _Block.apply(
+        x, shortcut, None if conv1 is None else conv1.weight, bn1.weight, bn1.bias, conv2.weight, bn2.weight, bn2.bias, bn1, bn2
+    )  # type: ignore[no-untyped-call]  # fmt: skip
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return torch.conv2d(x, weight, None, stride, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, flow: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        flow = flow.contiguous(memory_format=torch.channels_last)
+        back = None
+        if ctx.needs_input_grad[0]:
+            sides = [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1
+            back = torch.ops.aten.convolution_backward(flow, x, weight, None, *sides, [True, False, False])[0]
+        by_weight = torch.empty_like(weight, memory_format=torch.channels_last)
+        _call("weight_gradient", _shape(x, len(weight)), ctx.stride, x, flow, by_weight)
+        return back, by_weight, None
+
+
+def convolution(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """The framework's 3x3 convolution without bias, of images [B, C, H, W] with 3 channels or a multiple of 16, except that the
+    gradient of its weights does not depend on the number of threads; otherwise where :func:`usable`."""
+    out: Tensor = _Convolution.apply(x, layer.weight, layer.stride[0])  # type: ignore[no-untyped-call]
+    return out
+
+
+class _OneThread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return features.view_as(features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, flow: Tensor) -> Tensor:
+        torch.set_num_threads(ctx.threads)
+        return flow
+
+
+def on_one_thread(features: Tensor) -> Tensor:
+    """The features themselves [B, d]; what is computed of them, and the backward pass down to them, runs on one thread.
+
+    A library splits the sum over a batch, in the gradient of a head's weights, between threads: its bits would depend on how
+    many there are. The head of a small network is too little work to share."""
+    if not features.requires_grad:
+        return features
+    out: Tensor = _OneThread.apply(features)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _NormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: nn.BatchNorm2d, gated: bool) -> Tensor:
+        norm = _norm(layer, _sums(x) if layer.training else None, _counted(x)[0])
+        out = _normalised(x, norm, None, gated)
+        ctx.save_for_backward(x, out if gated else None, weight)
+        ctx.norm = norm
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, flow: Tensor) -> tuple[Tensor | None, ...]:
+        x, shown, weight = ctx.saved_tensors
+        flow = flow.contiguous(memory_format=torch.channels_last)
+        by_weight, by_bias, of_input = _norm_back(_counted(x)[0], _sums(x, flow, shown), weight, ctx.norm)
+        back = torch.empty_like(x)
+        _call("normalise_back", *_counted(x), flow, shown, x, *of_input, None, back)
+        return back, by_weight, by_bias, None, None
+
+
+def norm_relu(x: Tensor, layer: nn.BatchNorm2d, gated: bool = True) -> Tensor:
+    """Batch norm, then ReLU if ``gated``, of images [B, C, H, W], where :func:`usable`."""
+    out: Tensor = _NormRelu.apply(x, layer.weight, layer.bias, layer, gated)  # type: ignore[no-untyped-call]
+    return out
