@@ -33,7 +33,7 @@ enum {
     POINTS = 16,   /* of a transformed tile of 4x4 */
     CHUNKS = 16,   /* parts of a sum over images, at most */
     PANEL = 2 * LANES, /* channels of an output that one pass over the input's channels makes */
-    LARGE = 128 * 128, /* pairs of channels from which on transformed weights outweigh the images of a block */
+    FEW = 64 * 64, MANY = 128 * 128, /* pairs of channels: with more of them weights outweigh the images of a block */
 };
 
 typedef struct {
@@ -43,10 +43,10 @@ typedef struct {
 INLINE long least(long a, long b) { return a < b ? a : b; }
 
 /* Tiles side by side: their transforms stay in a near cache, and weights are read once for all of them. */
-INLINE long block_of(const Shape *s) { return s->from * s->to > LARGE ? 64 : 16; }
+INLINE long block_of(const Shape *s) { return s->from * s->to < FEW ? 16 : s->from * s->to <= MANY ? 32 : 64; }
 
 /* Parts of a sum over images: each has transformed weights of its own. */
-INLINE int chunks_of(const Shape *s) { return s->from * s->to > LARGE ? 4 : CHUNKS; }
+INLINE int chunks_of(const Shape *s) { return s->from * s->to < FEW ? CHUNKS : s->from * s->to <= MANY ? 8 : 4; }
 
 static float *room(size_t floats) {
     void *memory = NULL;
