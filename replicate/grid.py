@@ -43,6 +43,10 @@ T = TypeVar("T")
 #: Rises when the training loop itself changes what it computes (order of draws, what a step does): moves every key.
 ENGINE_REVISION = 1
 
+#: How passes through a network are computed. The first is the protocol: 32-bit floats with the framework's defaults. Cells in
+#: another precision have keys of their own, so no table ever takes them for the protocol's.
+PRECISIONS = ("float32", "float32-strict", "tf32", "bfloat16", "float16")
+
 QUICK_EPOCHS = 1  # of every stretch between two switches
 QUICK_BATCHES = 2  # of every epoch
 QUICK_TEST_IMAGES = 10  # of every class
@@ -83,6 +87,10 @@ class Epoch(Description):
         # Rows are looked up far more often than they are made, and are tall trees.
         return hash(tuple(getattr(self, f.name) for f in fields(self)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of text hold within one process: a kept one would make equal rows unequal keys in another.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def frozen(self) -> bool:
         """Whether the head alone changes, by ordinary steps on features that are a fixed function of an image."""
@@ -102,11 +110,13 @@ class Epoch(Description):
 
 @dataclass(frozen=True)
 class Start(Description):
-    """What a programme starts from: data and an untrained network."""
+    """What a programme starts from: data and an untrained network; and the precision that it is trained in, None for the
+    protocol's own."""
 
     data: Data
     network: Network
     head: str
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -299,8 +309,10 @@ class Cell:
         return f"{self.method}{point} {self.column.name} seed {self.seed}"
 
 
-def compile_method(method: Method, column: Column, values: Mapping[str, Any], quick: bool = False) -> Programme:
-    """The programme of ``method`` on ``column`` with every free name given in ``values``.
+def compile_method(
+    method: Method, column: Column, values: Mapping[str, Any], quick: bool = False, precision: str | None = None
+) -> Programme:
+    """The programme of ``method`` on ``column`` with every free name given in ``values``, in one of :data:`PRECISIONS`.
 
     Raises ``TypeError`` if a name has no value, ``ValueError`` if a switch lies outside the stage, or if a stage hands over its
     best state on validation and the data has no validation split.
@@ -330,7 +342,8 @@ def compile_method(method: Method, column: Column, values: Mapping[str, Any], qu
     data = column.data.shown(QUICK_TEST_IMAGES, QUICK_VALIDATION_IMAGES) if quick else column.data
     source = SOURCES[data.source]
     network = Network(column.network, source.classes, source.channels, _given(method.batch_norm_scale))
-    return Programme(Start(data, network, method.head), tuple(rows), method.adjustment)
+    precision = None if precision == PRECISIONS[0] else precision
+    return Programme(Start(data, network, method.head, precision), tuple(rows), method.adjustment)
 
 
 @lru_cache(maxsize=10_000)
@@ -446,10 +459,12 @@ def cells(
     seeds: Sequence[int] = (0,),
     variant: str | None = None,
     quick: bool = False,
+    precision: str | None = None,
 ) -> list[Cell]:
     """The cells of a grid: seeds outermost, then columns, methods and points, in the order the paper module has them.
 
-    ``quick`` keeps the first point of each method only. Columns that the grid does not have are left out.
+    ``quick`` keeps the first point of each method only. Columns that the grid does not have are left out. ``precision``: one of
+    :data:`PRECISIONS`; None is the first.
     """
     chosen = paper.grids[grid]
     variant_values(paper, variant)  # an unknown one is refused even where no column is left
@@ -458,7 +473,7 @@ def cells(
         if columns is not None and column not in columns:
             continue
         for method in chosen.methods if methods is None else methods:
-            for point, programme in _compiled(paper, grid, column, method, variant, quick):
+            for point, programme in _compiled(paper, grid, column, method, variant, quick, precision):
                 compiled.append((method, column, point, programme))
     return [
         Cell(paper.name, grid, method, column, point, variant, quick, programme, seed)
@@ -471,10 +486,12 @@ def cells(
 _Compiled = list[tuple[tuple[tuple[str, float], ...], Programme]]
 
 
-def _compiled(paper: Paper, grid: str, column: Column, method: str, variant: str | None, quick: bool) -> _Compiled:
+def _compiled(
+    paper: Paper, grid: str, column: Column, method: str, variant: str | None, quick: bool, precision: str | None
+) -> _Compiled:
     """Every point of one method in one column; what readers ask for again and again is kept."""
     chosen, override = paper.grids[grid], variant_values(paper, variant)
-    kept: dict[Any, _Compiled] = paper.compiled if variant is None and not quick else {}
+    kept: dict[Any, _Compiled] = {} if variant or quick or precision else paper.compiled
     place = grid, chosen.columns.index(column), method
     if place not in kept:
         found = points(chosen, method, column, override)
@@ -482,7 +499,7 @@ def _compiled(paper: Paper, grid: str, column: Column, method: str, variant: str
         alike = {name: value for name, value in (found[0] if found else {}).items() if name not in names}
         filled = fill(chosen.methods[method], alike)  # once for all points
         kept[place] = [
-            (tuple((n, values[n]) for n in names), compile_method(filled, column, values, quick))
+            (tuple((n, values[n]) for n in names), compile_method(filled, column, values, quick, precision))
             for values in found[: 1 if quick else None]
         ]
     return kept[place]

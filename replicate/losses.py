@@ -8,6 +8,7 @@ Formulas follow the released code of the papers that use them; every one is test
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from replicate.protocol import (
 Adjuster = Callable[[Tensor, Tensor], Tensor]
 #: Of logits [B, C], labels [B] and features [B, d]: the scalar training loss.
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Tensors that a loss reads, by name.
+Constants = dict[str, Tensor]
 #: Of logits [H, B, C] and labels [B]: the training loss of each of H classifiers [H].
 Stacked = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,27 +77,45 @@ def scales_and_shifts(loss: VectorScaling, counts: Sequence[int]) -> tuple[np.nd
     return (number / number.max()) ** _number(loss.gamma), _number(loss.tau) * np.log(number / number.sum())
 
 
-def adjusted(loss: Any, counts: Sequence[int], *, device: torch.device | str, dtype: torch.dtype) -> Adjuster:
+def form(objective: Objective) -> Objective:
+    """What objectives have in common whose losses differ in the values of their constants alone; see :func:`criterion`."""
+    loss = objective.loss
+    if isinstance(loss, LDAM):
+        loss = replace(loss, max_margin=0.0)
+    elif isinstance(loss, VectorScaling):
+        loss = replace(loss, gamma=0.0, tau=0.0)
+    weighted = objective.weights is not None or _even(objective)
+    return replace(objective, loss=loss, weights=InversePrior(0.0) if weighted else None)
+
+
+def adjusted(
+    loss: Any,
+    counts: Sequence[int],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    constants: Constants | None = None,
+) -> Adjuster:
     """The logits that the loss's softmax sees: a function of logits [B, C] and labels [B], giving [B, C].
 
-    Raises ``TypeError`` for a loss that is not known here.
+    ``constants`` as of :func:`criterion`. Raises ``TypeError`` for a loss that is not known here.
     """
 
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=dtype, device=device)
+    def tensor(name: str, values: np.ndarray) -> Tensor:
+        return _placed(name, torch.as_tensor(values, dtype=dtype, device=device), constants)
 
     if isinstance(loss, (CrossEntropy, Focal, LogitsRetargeting, SoftmaxBinaryCrossEntropy)):
         return lambda logits, labels: logits
     if isinstance(loss, LDAM):
         # A row of the matrix is the margin at its own class and zero elsewhere: one look-up, no scatter.
-        matrix, scale = tensor(np.diag(margins(loss, counts))), float(_number(loss.scale))
+        matrix, scale = tensor("margins", np.diag(margins(loss, counts))), float(_number(loss.scale))
         return lambda logits, labels: scale * (logits - matrix[labels])
     if isinstance(loss, VectorScaling):
         multiply, add = scales_and_shifts(loss, counts)
-        shift = tensor(add)
-        if _number(loss.gamma) == 0:
+        shift = tensor("shifts", add)
+        if _number(loss.gamma) == 0 and constants is None:
             return lambda logits, labels: logits + shift
-        scale_by = tensor(multiply)
+        scale_by = tensor("scales", multiply)
         return lambda logits, labels: logits * scale_by + shift
     raise TypeError(f"no loss is known for {loss!r}")
 
@@ -105,6 +126,7 @@ def criterion(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    constants: Constants | None = None,
 ) -> Criterion:
     """Scalar training loss of logits [B, C], labels [B] and features [B, d].
 
@@ -112,8 +134,11 @@ def criterion(
     ``objective.mean`` is ``"batch"``; focal, softmax binary and dot-regression loss always by B. What regularises features is
     added. Raises ``TypeError`` for a description that is not known here, and for class weights of a dot-regression loss, which
     has none.
+
+    ``constants`` keeps the tensors that the loss reads. Given those of an objective of the same :func:`form`, it writes its own
+    values into them, so that what was captured with them computes this loss from then on: the same, bit for bit, as without.
     """
-    loss_of = _of_logits(objective, counts, device=device, dtype=dtype)
+    loss_of = _of_logits(objective, counts, device=device, dtype=dtype, constants=constants)
     if objective.scale is not None:
         loss_of = _scaled(loss_of, _number(objective.scale))
     if objective.regulariser is None:
@@ -130,15 +155,37 @@ def _scaled(loss_of: Criterion, scale: float) -> Criterion:
     return lambda logits, labels, features: loss_of(logits * scale, labels, features)
 
 
-def _of_logits(objective: Objective, counts: Sequence[int], *, device: torch.device | str, dtype: torch.dtype) -> Criterion:
+def _even(objective: Objective) -> bool:
+    """Whether weights of 1 leave a loss without weights as it is, bit for bit: what divides it is the same sum."""
+    kinds = (CrossEntropy, LDAM, VectorScaling, Focal, SoftmaxBinaryCrossEntropy)
+    return isinstance(objective.loss, kinds) and objective.mean != "batch"
+
+
+def _placed(name: str, values: Tensor, constants: Constants | None) -> Tensor:
+    """The tensor of this name with these values."""
+    if constants is None:
+        return values
+    return constants[name].copy_(values) if name in constants else constants.setdefault(name, values)
+
+
+def _of_logits(
+    objective: Objective,
+    counts: Sequence[int],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    constants: Constants | None,
+) -> Criterion:
     told = class_weights(objective.weights, counts)
-    weight = None if told is None else torch.as_tensor(told, dtype=dtype, device=device)
+    if told is None and constants is not None and _even(objective):
+        told = np.ones(len(counts))
+    weight = None if told is None else _placed("weights", torch.as_tensor(told, dtype=dtype, device=device), constants)
 
     if isinstance(objective.loss, DotRegression):
         if weight is not None:
             raise TypeError("dot-regression loss has no class weights")
         return dot_regression
-    adjust = adjusted(objective.loss, counts, device=device, dtype=dtype)
+    adjust = adjusted(objective.loss, counts, device=device, dtype=dtype, constants=constants)
 
     if isinstance(objective.loss, Focal):
         gamma = float(_number(objective.loss.gamma))

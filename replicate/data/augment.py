@@ -148,15 +148,24 @@ class Feeder:
         another kind of feeder."""
         if not isinstance(draws, Draws):
             raise TypeError("these draws are for photographs")
+        if not isinstance(self.augmentation, AutoAugmentCutout):
+            return self.at(draws.windows[first:last])
         pixels = self._windows.index_select(0, draws.windows[first:last])
-        if isinstance(self.augmentation, AutoAugmentCutout):
-            pixels = self._cut_out(self._auto_augmented(pixels, draws, first, last), draws, first, last)
-        return self._normalised(pixels)
+        return self._normalised(self._cut_out(self._auto_augmented(pixels, draws, first, last), draws, first, last))
+
+    def at(self, windows: Tensor) -> Tensor:
+        """The windows that begin at these positions (int64 [B] on the device), normalised: float32 [B, C, H, W], channels-last.
+        All of a batch but for AutoAugment with Cutout, and all on the device."""
+        return self._normalised(self._windows.index_select(0, windows))
 
     def plain(self, first: int, last: int) -> Tensor:
         """Images ``first`` to ``last`` (excluded) in their own order, normalised and not augmented: float32
         [B, C, H, W], channels-last."""
         return self._normalised(self._plain[first:last])
+
+    def plain_at(self, places: Tensor) -> Tensor:
+        """As :meth:`plain`, of the images at these places (int64 [B] on the device)."""
+        return self._normalised(self._plain.index_select(0, places))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)

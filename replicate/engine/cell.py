@@ -252,6 +252,7 @@ def record_of(
             "point": dict(cell.point),
             "variant": cell.variant,
             "quick": cell.quick,
+            **({"precision": programme.start.precision} if programme.start.precision else {}),
         },
         failed=failed,
         stage_starts=starts,

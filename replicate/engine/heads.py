@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from replicate import losses
+from replicate.engine import numerics
 from replicate.engine.cell import SAVE_EVERY_SECONDS, Stopped, record_of, train_to
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData, evaluation_batches, shown, views_of
@@ -84,7 +85,7 @@ class Features:
                 features = self.plain[order[first:last]]
             else:
                 with torch.no_grad():
-                    features = self.backbone(images.batch(draws, first, last))
+                    features = self._of(images.batch(draws, first, last))
             yield features, labels[first:last]
 
     @property
@@ -93,9 +94,15 @@ class Features:
         if self._plain is None:
             images = self.data.train(None)
             with torch.no_grad():
-                batches = [self.backbone(images.plain(*some)) for some in evaluation_batches(images)]
+                batches = [self._of(images.plain(*some)) for some in evaluation_batches(images)]
             self._plain = torch.cat(batches)
         return self._plain
+
+    def _of(self, images: Tensor) -> Tensor:
+        """Of a batch, in 32-bit floats: classifiers are trained in these, whatever the precision of the backbone's pass."""
+        with numerics.forward(images.device):
+            features: Tensor = self.backbone(images)
+        return numerics.widened(features)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """The training loop: one epoch of one cell, and its evaluation.
 
-A step reads nothing back from the device; counts and losses stay there until the epoch ends. The plain loop in
-:mod:`replicate.engine.plain` says the same at length and is what this one is tested against.
+A step reads nothing back from the device; counts and losses stay there until the epoch ends. On a GPU steps are captured and
+replayed (:mod:`replicate.engine.captured`). The plain loop in :mod:`replicate.engine.plain` says the same at length and is what
+this one is tested against.
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ import torch
 from torch import Tensor
 
 from replicate import losses
-from replicate.data.augment import Feeder, feeder
+from replicate.data.augment import Draws, Feeder, feeder
 from replicate.data.longtail import Split
+from replicate.engine import captured, numerics
 from replicate.engine.keyed import generator
 from replicate.engine.state import State, counts_by_class, project, sizes
+from replicate.engine.step import enter_training, guess, perturb, step
 from replicate.grid import Epoch, Programme
 from replicate.models import Classifier, build
-from replicate.protocol import BEST_ON_VALIDATION, CLASS_BALANCED, EVALUATING, Augmentation
+from replicate.protocol import BEST_ON_VALIDATION, CLASS_BALANCED, Augmentation
 
 if TYPE_CHECKING:
-    from replicate.data.photographs import PhotographFeeder
+    from replicate.data.photographs import PhotographDraws, PhotographFeeder
+
+__all__ = [
+    "DeviceData", "Diverged", "Examples", "correct_counts", "evaluate", "evaluation_batches", "features_of", "perturb", "shown",
+    "start", "step", "train_epoch", "views_of",
+]  # fmt: skip
 
 #: Fixed, since another size could round differently; smaller for photographs of full size, which would fill the memory.
 EVALUATION_BATCH, LARGE_EVALUATION_BATCH, LARGE_SIDE = 500, 50, 128
@@ -61,7 +69,14 @@ class Examples:
     def views(self, first: int, last: int) -> list[Tensor]:
         """Images ``first`` to ``last`` (excluded) as they are and, where they are evaluated so, mirrored: float32
         [B, channels, H, W] each, channels-last."""
-        images = self.feeder.plain(first, last)
+        return self._views(self.feeder.plain(first, last))
+
+    def views_at(self, places: Tensor) -> list[Tensor]:
+        """As :meth:`views`, of the images at these places (int64 [B] on the device); not of photographs."""
+        assert isinstance(self.feeder, Feeder)
+        return self._views(self.feeder.plain_at(places))
+
+    def _views(self, images: Tensor) -> list[Tensor]:
         return [images, images.flip(-1).contiguous(memory_format=torch.channels_last)] if self.mirrored else [images]
 
 
@@ -141,19 +156,6 @@ def shown(row: Epoch, labels: Tensor, seed: int, number: int) -> Tensor:
     return order if row.batches is None else order[: row.batches * row.feed.batch]
 
 
-def enter_training(model: Classifier, row: Epoch) -> bool:
-    """Put the network into the mode that a row trains it in; returns whether its backbone is a fixed function of an image.
-
-    Raises ``ValueError`` for a mode of batch norm that is not known.
-    """
-    if row.batch_norm not in (None, EVALUATING):
-        raise ValueError(f"mode of batch norm {row.batch_norm!r} is unknown; known: None, {EVALUATING!r}")
-    model.train()
-    if row.batch_norm == EVALUATING:
-        model.backbone.eval()
-    return row.batch_norm == EVALUATING and row.trained == "head"
-
-
 def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     """Train one epoch by its row, evaluate, and enter both into the history.
 
@@ -162,39 +164,28 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     began = time.perf_counter()
     number = state.epoch + 1
     state.begin_epoch(row)
-    model = state.model
 
     order = shown(row, data.train_labels, seed, number)
     feeder = data.train(row.feed.augmentation)
     draws = feeder.draw(order, generator(seed, "augmentation", number))
     order = order.to(data.device)
     labels = data.train_labels[order]
-    loss_of = losses.criterion(row.objective, data.counts, device=data.device)
-
-    # On the device until the epoch ends: a step that reads one number back waits for everything before it.
-    total = torch.zeros((), dtype=torch.float64, device=data.device)
-    hits = torch.empty(len(order), dtype=torch.bool, device=data.device)
-    fixed_backbone = enter_training(model, row)
-    for first in range(0, len(order), row.feed.batch):
-        last = min(first + row.feed.batch, len(order))
-        target = labels[first:last]
-        loss, logits = step(state, feeder.batch(draws, first, last), target, loss_of, row.sam_radius, fixed_backbone)
-        if row.projection is not None and row.projection.each == "batch":
-            assert state.bound is not None
-            project(model.head, state.bound)
-        total += loss.double() * (last - first)
-        torch.eq(logits.argmax(dim=1), target, out=hits[first:last])
+    graphs = graphs_of(state, data.device)
+    if isinstance(feeder, Feeder) and isinstance(draws, Draws) and graphs is not None and captured.fits(data.device, feeder):
+        total, hits = graphs.train(state, row, data, feeder, draws, labels)
+    else:
+        total, hits = launched(state, row, data, feeder, draws, labels)
 
     mean_loss = float(total) / len(order)
     if not math.isfinite(mean_loss):
         raise Diverged(number, mean_loss)
     if row.projection is not None and row.projection.each == "epoch":
         assert state.bound is not None
-        project(model.head, state.bound)
+        project(state.model.head, state.bound)
     history = state.history
-    history.test.append(evaluate(model, data.test, data.classes))
+    history.test.append(evaluate(state.model, data.test, data.classes, graphs))
     if data.validation is not None:
-        history.validation.append(evaluate(model, data.validation, data.classes))
+        history.validation.append(evaluate(state.model, data.validation, data.classes, graphs))
     history.train.append(counts_by_class(labels, hits, data.classes).cpu())
     history.loss.append(mean_loss)
     history.rate.append(row.rate)
@@ -206,62 +197,55 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     history.seconds.append(round(time.perf_counter() - began, 3))
 
 
-def step(
+def graphs_of(state: State, device: torch.device) -> captured.Graphs | None:
+    """What is captured for a state, made when it is first asked for; None where nothing is."""
+    if state.graphs is None and device.type in captured.KINDS:
+        state.graphs = captured.Graphs(device)
+    return state.graphs
+
+
+def launched(
     state: State,
-    images: Tensor,
+    row: Epoch,
+    data: DeviceData,
+    feeder: Feeder | PhotographFeeder,
+    draws: Draws | PhotographDraws,
     labels: Tensor,
-    loss_of: losses.Criterion,
-    radius: float | None,
-    fixed_backbone: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step; returns the detached loss and logits of the pass whose gradient was used."""
-    model, optimiser = state.model, state.optimiser
-    optimiser.zero_grad()
-    features, logits = model.both(images, fixed_backbone)
-    loss = loss_of(logits, labels, features)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if radius is not None:
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        kept = perturb(parameters, radius)
-        optimiser.zero_grad()
-        # In training mode again: batch-norm statistics are updated at the perturbed point too, as in the released code.
-        features, logits = model.both(images, fixed_backbone)
-        loss = loss_of(logits, labels, features)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, kept)
-    optimiser.step()
-    return loss.detach(), logits.detach()
-
-
-@torch.no_grad()
-def perturb(parameters: Sequence[Tensor], radius: float) -> list[Tensor]:
-    """Move parameters by radius * g / (||g|| + 1e-12), g their gradients under one global 2-norm; returns the old values.
-
-    Sharpness-aware minimisation's ascent step (Foret et al. 2021, Eq. 2), not the adaptive variant.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    kept = [parameter.clone() for parameter in parameters]
-    # Tensor times tensor: the scale is never read back.
-    steps = torch._foreach_mul(gradients, radius / (norm + 1e-12))
-    torch._foreach_add_(list(parameters), steps)
-    return kept
+    """The steps of an epoch, launched one by one: the total of the losses of all images (float64 scalar) and, in the order in
+    which they are shown with ``labels`` [N], whether each was predicted right (bool [N]). Both stay on the device: a step that
+    reads one number back waits for everything before it."""
+    loss_of = losses.criterion(row.objective, data.counts, device=data.device)
+    # On a GPU by the arithmetic of a captured step, so that the two are equal bit for bit.
+    rate = None if data.device.type == "cpu" else torch.tensor(row.rate, device=data.device)
+    total = torch.zeros((), dtype=torch.float64, device=data.device)
+    hits = torch.empty(len(labels), dtype=torch.bool, device=data.device)
+    fixed_backbone = enter_training(state.model, row)
+    for first in range(0, len(labels), row.feed.batch):
+        last = min(first + row.feed.batch, len(labels))
+        target = labels[first:last]
+        images = feeder.batch(draws, first, last)
+        loss, logits = step(state, images, target, loss_of, row.sam_radius, fixed_backbone, rate)
+        if row.projection is not None and row.projection.each == "batch":
+            assert state.bound is not None
+            project(state.model.head, state.bound)
+        total += loss.double() * (last - first)
+        torch.eq(logits.argmax(dim=1), target, out=hits[first:last])
+    return total, hits
 
 
 @torch.inference_mode()
-def evaluate(model: Classifier, examples: Examples, classes: int) -> Tensor:
+def evaluate(model: Classifier, examples: Examples, classes: int, graphs: captured.Graphs | None = None) -> Tensor:
     """Correct images of each class [C], or [2, C] where the examples have halves, as int64 on the CPU.
 
-    An image that is also shown mirrored is given the class with the largest mean of both logits."""
+    An image that is also shown mirrored is given the class with the largest mean of both logits. ``graphs``: what is captured
+    for this network, if anything is."""
     model.eval()
-    guesses = []
-    for some in examples.batches():
-        logits, *mirrored = [model(images) for images in examples.views(*some)]
-        for others in mirrored:
-            logits = logits + others  # the mean of two ranks as their sum
-        guesses.append(logits.argmax(dim=1))
-    return correct_counts(torch.cat(guesses) == examples.labels, examples, classes)
+    if graphs is not None and captured.fits(examples.labels.device, examples.feeder):
+        found = graphs.guesses(model, examples)
+    else:
+        found = torch.cat([guess(model, examples.views(*some)) for some in examples.batches()])
+    return correct_counts(found == examples.labels, examples, classes)
 
 
 def correct_counts(hits: Tensor, examples: Examples, classes: int) -> Tensor:
@@ -278,10 +262,12 @@ def correct_counts(hits: Tensor, examples: Examples, classes: int) -> Tensor:
 @torch.inference_mode()
 def views_of(model: Classifier, examples: Examples) -> Tensor:
     """Features [V, N, d] of all examples in their order, in evaluation mode, on the device: of the images as they are and,
-    where they are evaluated so (V = 2), mirrored."""
+    where they are evaluated so (V = 2), mirrored. Of one network they are asked for once or twice, so their
+    passes are launched: to capture one takes as long as to run three."""
     model.eval()
-    batches = [torch.stack([model.backbone(images) for images in examples.views(*some)]) for some in examples.batches()]
-    return torch.cat(batches, dim=1)
+    with numerics.forward(examples.labels.device):
+        batches = [torch.stack([model.backbone(images) for images in examples.views(*some)]) for some in examples.batches()]
+    return numerics.widened(torch.cat(batches, dim=1))
 
 
 @torch.inference_mode()

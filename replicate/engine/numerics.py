@@ -9,21 +9,43 @@ import ctypes
 import ctypes.util
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
+from replicate import kernels
 from replicate.errors import BadInput
+from replicate.grid import PRECISIONS
 from replicate.protocol import Network
 
 #: Networks whose steps are too short to share between threads: they run on one, which is faster.
 _SINGLE_THREADED = frozenset({"convnet3", "resnet_digits", "mlp3_digits"})
 
+#: Networks that the kernels for residual blocks are for, and those of them whose every other operation, too, gives the same
+#: bits on any number of threads.
+_COMPILED = frozenset({"resnet32", "resnet34_3x3", "resnet34"})
+_ON_ANY_THREADS = frozenset({"resnet32"})
+
+#: Precisions whose passes through a network are computed by autocast; parameters, losses and updates stay 32-bit floats.
+_HALVES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Precisions of a CPU, which multiplies 32-bit floats as they are.
+_ON_CPU: Final = ("float32", "float32-strict", "bfloat16")
+#: What a loss is multiplied by before its gradient is taken in 16-bit floats, whose smallest is 6e-8, and its gradient divided
+#: by. A constant power of two: a gradient that is not finite is a failed run (:class:`replicate.engine.loop.Diverged`), not a
+#: skipped step, so nothing is asked of the device.
+_LOSS_SCALE: Final = 1024.0
+
 
 @dataclass(frozen=True)
 class Numerics:
-    """Device kind, precision, threads of one cell (CPU), and whether steps are compiled."""
+    """Device kind, precision (``dtype``, one of :data:`replicate.grid.PRECISIONS`), threads of one cell (CPU; None where bits
+    do not depend on them), and whether steps run on compiled kernels (:mod:`replicate.kernels`).
+
+    Whether steps are captured changes no bit, so it is no part of it.
+    """
 
     device: str
     dtype: str = "float32"
@@ -42,21 +64,63 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def mode(network: Network, device: torch.device) -> Numerics:
-    """The numerics mode of a cell with this network on this device."""
+def mode(network: Network, device: torch.device, precision: str | None = None) -> Numerics:
+    """The numerics mode of a cell with this network and precision (None: 32-bit floats with the framework's defaults) on this
+    device. Raises ``BadInput`` for a precision that the device does not have."""
+    precision = require(precision, device)
     if device.type != "cpu":
-        return Numerics(device.type)
-    return Numerics("cpu", threads=1 if network.backbone in _SINGLE_THREADED else cores())
+        return Numerics(device.type, precision)
+    if network.backbone in _SINGLE_THREADED:
+        return Numerics("cpu", precision, threads=1)
+    compiled = network.backbone in _COMPILED and precision not in _HALVES and kernels.library() is not None
+    threads = None if compiled and network.backbone in _ON_ANY_THREADS else cores()
+    return Numerics("cpu", precision, threads, compiled)
+
+
+def require(precision: str | None, device: torch.device) -> str:
+    """A precision by its name. Raises ``BadInput`` for one that is unknown, or that the device does not have."""
+    allowed = PRECISIONS if device.type == "cuda" else _ON_CPU
+    if precision is not None and precision not in PRECISIONS:
+        raise BadInput(f"precision {precision!r} is unknown; allowed: {', '.join(allowed)}")
+    if precision is not None and precision not in allowed:
+        raise BadInput(f"precision {precision!r} needs a GPU; allowed on a {device.type}: {', '.join(allowed)}")
+    return precision or PRECISIONS[0]
+
+
+_entered = Numerics("cpu")
 
 
 def enter(numerics: Numerics) -> None:
     """Make the process compute in this mode."""
+    global _entered
+    _entered = numerics
     if numerics.device == "cuda":
         # As the released codes do; without it, two runs of one cell differ and a resumed one cannot be equal.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    if numerics.threads is not None and torch.get_num_threads() != numerics.threads:
-        torch.set_num_threads(numerics.threads)
+        # The framework's own defaults are TensorFloat-32 in convolutions, not in matrix products.
+        torch.backends.cudnn.allow_tf32 = numerics.dtype != "float32-strict"
+        torch.backends.cuda.matmul.allow_tf32 = numerics.dtype == "tf32"
+    threads = numerics.threads or cores()
+    if numerics.device == "cpu" and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def forward(device: torch.device) -> AbstractContextManager[object]:
+    """What a pass through a network is computed under, in the mode that the process is in. Losses are not part of it."""
+    dtype = _HALVES.get(_entered.dtype)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Numbers that a pass computed in 16 bits as 32-bit floats; others as they are."""
+    return values.float() if values.dtype in _HALVES.values() else values
+
+
+def loss_scale() -> float | None:
+    """What a loss is multiplied by before its gradient is taken, and the gradient divided by, in the mode that the process is
+    in."""
+    return _LOSS_SCALE if _entered.dtype == "float16" else None
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +17,12 @@ from replicate.errors import BadInput
 from replicate.grid import Epoch
 from replicate.models import Classifier
 from replicate.models.heads import FORMS, form_of, reformed
+from replicate.optim import SGD
 from replicate.protocol import BEST_ON_VALIDATION, MaxNorm
 from replicate.record import write_atomically
+
+if TYPE_CHECKING:
+    from replicate.engine.captured import Graphs
 
 
 @dataclass
@@ -60,7 +64,7 @@ class State:
     """
 
     model: Classifier
-    optimiser: torch.optim.SGD
+    optimiser: SGD
     history: History
     epoch: int = 0
     stage_epoch: int = 0
@@ -68,6 +72,8 @@ class State:
     best_epoch: int = 0
     bound: Tensor | None = None
     observed: dict[str, Tensor] = field(default_factory=dict)
+    #: Steps that are captured for these very tensors; no part of the state.
+    graphs: Graphs | None = field(default=None, repr=False, compare=False)
     _arranged: tuple[str | None, str | None] | None = None
 
     @classmethod
@@ -76,9 +82,7 @@ class State:
         # Channels last is how convolutions on a CPU and on recent GPUs like their images; see benchmarks/.
         model = model.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Rates, momentum and weight decay are set from the row of each epoch, as is which parameters are in which group.
-        groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in model.trainable(None)]}, {"params": []}]
-        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9, foreach=True)
-        return cls(model, optimiser, History())
+        return cls(model, SGD([[parameter for _, parameter in model.trainable(None)], []]), History())
 
     def begin_epoch(self, row: Epoch) -> None:
         """Make ready for an epoch by its row: take up what the stage before handed over, in the form that the head then takes,

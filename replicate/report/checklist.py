@@ -108,7 +108,7 @@ def gathered(paper: Paper, store: Store) -> dict[str, Runs]:
 
     for record in store.records():
         told = record.made_for
-        if told.get("paper") != paper.name:
+        if told.get("paper") != paper.name or told.get("precision"):  # another precision is another protocol
             continue
         names = told["grid"], told["method"], told["column"], told["variant"], told["quick"]
         cell = cells(*names).get(provenance.written(tuple(told["point"].items())))

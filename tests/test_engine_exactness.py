@@ -1,0 +1,207 @@
+"""One step of the engine against the same step in float64, from states along a plain trajectory.
+
+The plain trajectory is trained in the default memory format, which the framework's own operators serve alone. From each of its
+states three steps are made on the same batch: the engine's, as an epoch of one batch; the plain one; and the plain one in
+float64. The engine may differ from the last by at most twice what the plain step in 32-bit floats does.
+
+A ReLU whose input is within rounding of 0 passes its gradient on or does not, and a single one moves the whole gradient a hundred
+times as far as rounding does. Small batches are therefore chosen such that no input is that close in float64; of a large one
+either step has as many.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from papers.unified_bound import PAPER
+from replicate import losses
+from replicate.data.longtail import Split
+from replicate.engine import loop
+from replicate.engine.keyed import generator
+from replicate.grid import Programme, cells
+from replicate.models import BACKBONES, build
+from replicate.models.resnet_cifar import ResNet32
+from replicate.protocol import LDAM, CrossEntropy, EffectiveNumber, Feed, Objective, VectorScaling
+
+SEED, STATES, CLASSES = 3, 20, 10
+COLUMN = next(column for column in PAPER.columns if column.name == "cifar10-lt/100")
+#: Losses and SAM radii of the steps, in turn.
+OBJECTIVES = (
+    Objective(CrossEntropy()),
+    Objective(VectorScaling(0.05, 1.0)),
+    Objective(LDAM(0.5, 10.0), EffectiveNumber(0.9999)),
+    Objective(CrossEntropy(), EffectiveNumber(0.99), mean="batch"),
+    Objective(VectorScaling(0.15, 2.0)),
+)
+RADII = (None, 0.1)
+#: How close to 0 a ReLU's input may be in float64, several times the rounding of one of size 1.
+MARGIN = 3e-6
+
+
+class ResNet8(ResNet32):
+    """ResNet-32 with the first block of each width alone."""
+
+    def __init__(self, channels=3):
+        super().__init__(channels)
+        self.blocks = nn.Sequential(*(self.blocks[place] for place in (0, 5, 10)))
+
+
+@pytest.fixture
+def resnet8(monkeypatch):
+    monkeypatch.setattr("replicate.models.BACKBONES", {**BACKBONES, "resnet8": ResNet8})
+
+
+def programme(backbone, batch):
+    """An epoch a step: 20 batches of so many images, each with a loss of its own, every second one by SAM."""
+    known = cells(PAPER, "table", columns=[COLUMN], methods=["CE"])[0].programme
+    row = replace(known.epoch(6), batches=1, feed=Feed(batch))
+    rows = [replace(row, objective=OBJECTIVES[k % len(OBJECTIVES)], sam_radius=RADII[k % len(RADII)]) for k in range(STATES)]
+    start = replace(known.start, network=replace(known.start.network, backbone=backbone))
+    return Programme(start, tuple((1, row) for row in rows))
+
+
+def examples(digits, count, side):
+    """At least so many digits in three colours, long-tailed, and one test image a class."""
+    draw = np.random.default_rng(0)
+    chosen = np.concatenate([np.flatnonzero(digits.train_labels == c)[: 170 - 17 * c] for c in range(CLASSES)])
+    chosen = np.sort(np.resize(chosen, max(count, len(chosen))))
+    chosen = chosen[np.argsort(digits.train_labels[chosen], kind="stable")]
+    labels = digits.train_labels[chosen]
+    large = np.kron(digits.train_images[chosen], np.ones((1, 1, side // 8, side // 8), dtype=np.uint8))
+    images = (large * draw.integers(64, 256, (len(large), 3, 1, 1)) // 255).astype(np.uint8)
+    counts = tuple(np.bincount(labels, minlength=CLASSES).tolist())
+    test, half = np.arange(CLASSES), np.zeros(CLASSES, dtype=np.int8)
+    return Split(images, labels, counts, None, None, images[:CLASSES], test, half, "")
+
+
+@pytest.fixture
+def nearest(monkeypatch):
+    """How close to 0 an input of a ReLU in float64 has come since the list was emptied."""
+    found, original = [], functional.relu_
+
+    def relu_(x):
+        if x.dtype == torch.float64:
+            found.append(float(x.detach().abs().min()))
+        return original(x)
+
+    monkeypatch.setattr(functional, "relu_", relu_)
+    return found
+
+
+def plain_step(model, momentum, images, labels, row, counts):
+    """The step at length, in the model's own precision; ``momentum`` by name is replaced. Returns nothing."""
+    named = dict(model.named_parameters())
+    loss_of = losses.criterion(row.objective, counts, device=images.device, dtype=images.dtype)
+
+    def gradients():
+        features = model.backbone(images)
+        loss = loss_of(model.head(features), labels, features)
+        return torch.autograd.grad(loss, list(named.values()))
+
+    model.train()
+    found = gradients()
+    with torch.no_grad():
+        if row.sam_radius is not None:
+            norm = torch.stack([gradient.norm() for gradient in found]).norm()
+            kept = [parameter.clone() for parameter in named.values()]
+            for parameter, gradient in zip(named.values(), found, strict=True):
+                parameter += gradient * (row.sam_radius / (norm + 1e-12))
+            with torch.enable_grad():
+                found = gradients()
+            for parameter, old in zip(named.values(), kept, strict=True):
+                parameter.copy_(old)
+        for (name, parameter), gradient in zip(named.items(), found, strict=True):
+            change = gradient + row.weight_decay * parameter
+            momentum[name] = change if name not in momentum else row.momentum * momentum[name] + change
+            parameter -= row.rate * momentum[name]
+
+
+def copied(model, programme, dtype, device):
+    """The same network in the default memory format, in another precision."""
+    other = build(programme.start.network, programme.start.head, torch.Generator())
+    other.load_state_dict(model.state_dict())
+    return other.to(device=device, dtype=dtype)
+
+
+def parameters(model):
+    return torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])
+
+
+def errors(digits, programme, device, *, states=STATES, side, nearest=None):
+    """For each state how far the plain step and the engine's one, each in 32-bit floats, are from that in float64, [2, states].
+
+    ``nearest``: batches are chosen so that no ReLU's input is within the margin; see the fixture."""
+    batch = programme.epoch(1).feed.batch
+    data = loop.DeviceData(examples(digits, batch, side), programme, device)
+    model = build(programme.start.network, programme.start.head, generator(SEED, "initialisation")).to(device)
+    momentum = {}
+    state = loop.start(programme, SEED, device)
+    told = []
+    for number in range(1, states + 1):
+        row = programme.epoch(number)
+        for seed in range(SEED, SEED + 100):
+            places = loop.shown(row, data.train_labels, seed, number).to(device)
+            assert len(places) == batch
+            images = data.train(None).plain(0, len(data.train_labels))[places].contiguous()
+            labels = data.train_labels[places]
+            exact = copied(model, programme, torch.float64, device)
+            exactly = {name: value.double() for name, value in momentum.items()}
+            if nearest is not None:
+                nearest.clear()
+            plain_step(exact, exactly, images.double(), labels, row, data.counts)
+            if nearest is None or min(nearest) > MARGIN:
+                break
+        else:
+            raise AssertionError("no batch is calm")
+
+        state.model.load_state_dict(model.state_dict())
+        for name, parameter in state.model.named_parameters():
+            if name in momentum:
+                own = state.optimiser.state[parameter].setdefault("momentum_buffer", torch.empty_like(parameter.detach()))
+                own.copy_(momentum[name])
+        assert state.epoch == number - 1
+        loop.train_epoch(state, row, data, seed)
+
+        plain_step(model, momentum, images, labels, row, data.counts)  # the trajectory goes on from here
+        told.append([float((parameters(other) - parameters(exact)).norm()) for other in (model, state.model)])
+    return np.array(told).T
+
+
+def assert_exact(plain, fast):
+    assert (plain > 0).all() and (fast > 0).all()
+    assert (fast <= 2 * plain).all(), [f"{ratio:.2f}" for ratio in fast / plain]
+
+
+def test_a_step_is_as_exact_as_a_plain_one(digits, resnet8, nearest, two_threads):
+    assert_exact(*errors(digits, programme("resnet8", 8), torch.device("cpu"), side=16, nearest=nearest))
+
+
+def test_a_step_that_is_less_exact_is_found(digits, resnet8, nearest, two_threads, monkeypatch):
+    """Images that are rounded to 18 bits are enough."""
+    original = loop.step
+
+    def rounded(state, images, *rest):
+        return original(state, (images * 2.0**15).round() / 2.0**15, *rest)
+
+    monkeypatch.setattr(loop, "step", rounded)
+    with pytest.raises(AssertionError, match=r"\['"):
+        assert_exact(*errors(digits, programme("resnet8", 8), torch.device("cpu"), states=2, side=16, nearest=nearest))
+
+
+@pytest.mark.slow
+def test_steps_of_the_real_size_are_as_exact_as_plain_ones(digits, two_threads):
+    assert_exact(*errors(digits, programme("resnet32", 128), torch.device("cpu"), side=32))
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_as_exact_as_a_plain_one(digits, resnet8, nearest):
+    assert_exact(*errors(digits, programme("resnet8", 8), torch.device("cuda"), side=16, nearest=nearest))
+
+
+@pytest.mark.gpu
+def test_steps_of_the_real_size_on_a_gpu_are_as_exact_as_plain_ones(digits):
+    assert_exact(*errors(digits, programme("resnet32", 128), torch.device("cuda"), side=32))
