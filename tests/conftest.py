@@ -46,9 +46,10 @@ class Silent(Progress):
         super().__init__(io.StringIO())
         self.lines = []
 
-    def end(self, note):
-        super().end(note)
-        self.lines.append(self._line)
+    def end(self, note, lane=0):
+        line = self._lanes[lane].line
+        super().end(note, lane)
+        self.lines.append(line if note is None else f"{line}  {note}")
 
 
 @pytest.fixture

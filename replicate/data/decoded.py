@@ -70,10 +70,13 @@ class Photographs:
         labels: NDArray[np.int64],
         digests: NDArray[np.uint8],
         one_size: tuple[int, int] | None,
+        file: Path | None = None,
         mapped: mmap.mmap | None = None,
     ) -> None:
+        """``file`` has the pixels, where they are ``mapped``."""
         self._pixels = pixels
         self._offsets = offsets
+        self._file = file
         self._mapped = mapped
         self.sizes = sizes
         self.labels = labels
@@ -116,8 +119,19 @@ class Photographs:
             self.labels[indices],
             self.digests[indices],
             self.one_size,
+            self._file,
             self._mapped,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the file itself.
+        return self.__dict__ if self._file is None else {**self.__dict__, "_pixels": None, "_mapped": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self._mapped = _mapped(self._file)
+            self._pixels = np.frombuffer(self._mapped, dtype=np.uint8)
 
     def let_go(self) -> None:
         """Let the system have back the memory of the pixels that were read. They stay in the file, and mostly in its cache."""
@@ -125,6 +139,11 @@ class Photographs:
         # gigabytes, to a person and to a cluster that stops what grows.
         if self._mapped is not None and hasattr(self._mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with open(file, "rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _one_size(sizes: NDArray[np.int64]) -> tuple[int, int] | None:
@@ -216,8 +235,7 @@ def _opened(place: Path, count: int) -> tuple[Photographs, str] | None:
         index = np.load(io.BytesIO(packed), allow_pickle=False)
         if index.dtype != _ENTRY or index.shape != (count,):
             return None
-        with open(place / _PIXELS, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = _mapped(place / _PIXELS)
         if len(mapped) != about["bytes"]:
             return None
         fingerprint = str(about["fingerprint"])
@@ -231,6 +249,7 @@ def _opened(place: Path, count: int) -> tuple[Photographs, str] | None:
         index["label"].astype(np.int64),
         index["sha256"],
         _one_size(sizes),
+        place / _PIXELS,
         mapped,
     )
     return photographs, fingerprint

@@ -1,1 +1,1 @@
-"""Where cells run. :mod:`replicate.launch.local` runs them in this process; a cluster engine would be another file here."""
+"""Where cells run: :mod:`replicate.launch.local` runs them on this machine; a cluster engine would be another file here."""

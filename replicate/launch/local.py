@@ -1,4 +1,4 @@
-"""Runs cells in this process, on one device: one after another, or side by side where they share a frozen backbone."""
+"""Runs cells on this machine: one after another, or side by side where it has the cores or the memory for it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,44 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Final
 
 import torch
 
 from replicate import losses
-from replicate.data.longtail import split
 from replicate.data.sources import Images
 from replicate.engine import loop, numerics
-from replicate.engine.cell import Stopped, restored, train_cell
-from replicate.engine.heads import Features, train_pack
 from replicate.engine.loop import DeviceData
-from replicate.engine.state import History, State
-from replicate.grid import Cell, epoch_work
+from replicate.errors import BadInput
+from replicate.grid import Cell
+from replicate.launch import memory
+from replicate.launch.lanes import (
+    CellEnded,
+    EpochEnded,
+    Event,
+    Here,
+    Job,
+    Lane,
+    Lanes,
+    Materials,
+    MemoryShort,
+    alone,
+    for_all,
+    missing_measures,
+    mode_of,
+)
 from replicate.launch.progress import Progress
-from replicate.measures import MEASURES, applies
+from replicate.launch.schedule import Group, Schedule, together
+from replicate.launch.streams import MOST, Streams
+from replicate.launch.workers import POSSIBLE, Shared, Workers
 from replicate.models import outline
-from replicate.protocol import SOURCES, Network
-from replicate.record import Record, Store
+from replicate.protocol import SOURCES, Augmentation, Network
+from replicate.record import Store
+
+#: Work from which on worker processes pay off, in passes of one image times the numbers of an image. To start one takes 2.1 s
+#: of its core (importing torch), and the second one waits for the first one's epoch besides; the runs of the digits tables do
+#: 1.1e6 to 1.4e6 a second on one core, so that this much takes one core about 10 s and two about 7 (torch 2.13, x86).
+WORTH_WORKERS: Final = 12e6
 
 
 @dataclass
@@ -48,153 +68,230 @@ def run(
     keep: Callable[[Cell], Set[str]] = lambda cell: frozenset(),
     measures: Sequence[str] = (),
     time_limit: float | None = None,
+    workers: int | None = None,
     progress: Progress,
 ) -> Outcome:
-    """Train every cell that the store has no Record of, in order; compute Measures that are missing.
+    """Train every cell that the store has no Record of; compute Measures that are missing.
+
+    Cells start in the order of the plan, except that none starts while it would train what another one is about to leave a
+    checkpoint of. ``workers`` of them are trained side by side; None: as many as the machine takes. That decides no number.
 
     ``edition_of`` by source; ``load`` reads a source when a column of it begins, and what is not in its split is let go again
     (for CIFAR 180 MiB). ``keep`` says at which nominal keys a cell's checkpoints stay (see
     :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint once it is
-    over. Raises ``BadInput`` if the store cannot be written or holds a damaged file. On Ctrl-C the last checkpoint stays.
+    over. Raises ``BadInput`` if the store cannot be written or holds a damaged file, or if the memory does not even take one
+    cell. On Ctrl-C the last checkpoints stay.
     """
-    numerics.reuse_memory()
-    deadline = None if time_limit is None else time.monotonic() + time_limit
-    outcome = Outcome()
-    materials = _Materials(load, device)
-
-    progress.expect(sum(work for _, work in store.epochs_left(planned, edition_of).values()))
-
-    def out_of_time() -> bool:
-        return deadline is not None and time.monotonic() >= deadline
-
-    place = 1
-    for cells in _together(planned, edition_of):
-        edition = edition_of[cells[0].programme.start.data.source]
-        left = []
-        for cell in cells:
-            record = store.of(cell, edition)
-            if record is None:
-                left.append(cell)
-                continue
-            outcome.before += 1
-            if record.failed is not None:
-                outcome.failed.append((cell, record.failed))
-            else:
-                _measure(cell, None, materials, store, edition, measures)
-        place += len(cells) - len(left)
-        if not left:
-            continue
-        if out_of_time():
-            outcome.left += left
-            continue
-        first = left[0]
-        data = materials.of(first)
-        chosen = numerics.mode(first.programme.start.network, device)
-        numerics.enter(chosen)
-        progress.begin(first, place, len(planned), len(left))
-        place += len(left)
-
-        def each_epoch(number: int, history: History, seconds: float, cell: Cell = first, data: DeviceData = data) -> None:
-            outcome.epochs += 1
-            progress.epoch(
-                number,
-                loss=history.loss[-1],
-                accuracy=100.0 * float(history.test[-1].sum()) / len(data.test.labels),
-                work=epoch_work(cell.programme.start, cell.programme.epoch(number)),
-                seconds=seconds,
-            )
-
-        def finished(cell: Cell, record: Record, state: State | None, left: list[Cell] = left, edition: str = edition) -> None:
-            left.remove(cell)
-            if record.failed is not None:
-                outcome.failed.append((cell, record.failed))
-                return
-            outcome.trained += 1
-            _measure(cell, state, materials, store, edition, measures)
-
-        how: dict[str, Any] = {"keep": keep(first), "out_of_time": out_of_time, "each_epoch": each_epoch}
-        try:
-            if first.programme.frozen_from is None:
-                finished(first, *train_cell(first, data, store, edition, chosen, **how))
-            else:
-                train_pack(tuple(left), materials.features, data, store, edition, chosen, finished=finished, **how)
-        except Stopped:
-            progress.end("stopped at a checkpoint")
-            outcome.left += left
-            continue
-        broke = [failed for cell, failed in outcome.failed if cell == first]
-        progress.end(f"failed: loss {broke[0]['loss']} in epoch {broke[0]['epoch']}" if broke else None)
+    ends = None if time_limit is None else time.monotonic() + time_limit
+    left = store.epochs_left(planned, edition_of)
+    progress.expect(sum(work for _, work in left.values()))
+    groups = together(planned, edition_of)
+    unfinished = {id(cell) for cell, _ in left.values()}
+    at_work = [group for group in groups if any(id(cell) in unfinished for cell in group.cells)]
+    many = _how_many(at_work, device, workers, sum(_numbers(cell) * work for cell, work in left.values()))
+    lanes = _lanes(many, planned, store, load, device, measures)
+    whole = _Run(groups, len(planned), store, lanes, many, keep, measures, ends, progress)
+    try:
+        whole.run()
+    finally:
+        lanes.close()
+    outcome = whole.outcome
     outcome.epochs_left = len(store.epochs_left(outcome.left, edition_of))
     return outcome
 
 
-def _together(planned: Sequence[Cell], edition_of: Mapping[str, str]) -> list[list[Cell]]:
-    """Cells that are trained together, in the order of their first ones: those whose last stages ride the same passes of one
-    backbone, and every other cell alone."""
-    found: dict[tuple[object, int], list[Cell]] = {}
-    for place, cell in enumerate(planned):
-        pack = cell.programme.pack(edition_of[cell.programme.start.data.source])
-        found.setdefault((place if pack is None else pack, cell.seed), []).append(cell)
-    return list(found.values())
+def _how_many(groups: Sequence[Group], device: torch.device, asked: int | None, work: float) -> int:
+    """Lanes for groups that have epochs to train; ``work`` as that of :data:`WORTH_WORKERS`."""
+    modes = {mode_of(group.cells[0], device) for group in groups}
+    if device.type == "cpu":
+        if not POSSIBLE or (asked is None and work < WORTH_WORKERS):
+            return 1
+        most = numerics.cores() // max((mode.threads or 1 for mode in modes), default=1)
+    else:
+        if len(modes) > 1:  # threads of one process compute in one mode
+            return 1
+        most = MOST
+    return max(1, min(asked or most, len(groups)))
 
 
-class _Materials:
-    """Splits on the device, the latest one only: cells come column by column."""
-
-    def __init__(self, load: Callable[[str], Images], device: torch.device) -> None:
-        self._load = load
-        self._device = device
-        self._latest: tuple[object, DeviceData] | None = None
-        self._features: Features | None = None
-
-    def of(self, cell: Cell) -> DeviceData:
-        describe = cell.programme.start.data
-        if self._latest is None or self._latest[0] != describe:
-            self._latest = self._features = None  # before the next one is made: two at once would be the peak
-            part = split(self._load(describe.source), describe)
-            self._latest = (describe, DeviceData(part, cell.programme, self._device))
-        return self._latest[1]
-
-    def features(self, key: str, begun: State) -> Features:
-        """Features under the backbone of this state, the latest one only: cells on one backbone come together. ``key`` is that
-        of the state."""
-        assert self._latest is not None
-        if self._features is None or self._features.key != key:
-            self._features = None
-            self._features = Features(key, begun, self._latest[1])
-        return self._features
+def _numbers(cell: Cell) -> int:
+    """Numbers of an image as it is trained on."""
+    data = cell.programme.start.data
+    source = SOURCES[data.source]
+    return int(source.channels * getattr(data, "side", source.side) ** 2)
 
 
-def _measure(
-    cell: Cell,
-    state: State | None,
-    materials: _Materials,
+def _lanes(
+    many: int,
+    planned: Sequence[Cell],
     store: Store,
-    edition: str,
+    load: Callable[[str], Images],
+    device: torch.device,
     measures: Sequence[str],
-) -> None:
-    """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is there."""
-    programme = cell.programme
-    source, trained_key = programme.start.data.source, programme.keys(edition)[-1]
-    missing = [
-        name
-        for name in measures
-        if applies(name, cell) and store.measure(name, source, edition, trained_key, cell.seed) is None
-    ]
-    if not missing:
-        return
-    if state is None and not store.checkpoint(source, edition, trained_key, programme.length, cell.seed).exists():
-        return
-    data = materials.of(cell)
-    if state is None:
-        numerics.enter(numerics.mode(programme.start.network, data.device))
-        state = restored(cell, store, edition, data.device)
-        if state is None:
+) -> Lanes:
+    if many == 1 or device.type != "cpu":
+        numerics.reuse_memory()  # of this process, if it trains
+    if many == 1:
+        return Here(Materials(alone(load, device)), Lane(store, measures))
+    augmentations: dict[object, set[Augmentation | None]] = {}
+    for cell in planned:
+        of = augmentations.setdefault(cell.programme.start.data, {None} if measures else set())
+        of |= {row.feed.augmentation for _, row in cell.programme.runs}
+    make = for_all(load, device, augmentations)
+    if device.type == "cpu":
+        return Workers(many, Materials(lambda cell: Shared(make(cell))), store, measures)
+    materials: Materials[DeviceData] = Materials(make)
+    return Streams(materials, store, measures, device, memory.Gpu(device))
+
+
+@dataclass(eq=False)
+class _Running:
+    """A group in its lane: ``left`` are the cells of its job without a Record, by their places there."""
+
+    group: Group
+    left: dict[int, Cell]
+    shown: bool  # a line of progress is its own
+    work: float = 0.0
+    note: str | None = None
+
+
+class _Run:
+    """Groups handed to lanes, and what becomes of them."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        cells: int,
+        store: Store,
+        lanes: Lanes,
+        many: int,
+        keep: Callable[[Cell], Set[str]],
+        measures: Sequence[str],
+        ends: float | None,
+        progress: Progress,
+    ) -> None:
+        self.outcome = Outcome()
+        self._schedule = Schedule(groups, self._there)
+        self._cells = cells
+        self._store = store
+        self._lanes = lanes
+        self._many = many
+        self._allowed = 1  # until the first epoch has shown what a lane takes of the memory
+        self._measured = many == 1
+        self._keep = keep
+        self._measures = measures
+        self._ends = ends
+        self._progress = progress
+        self._running: dict[int, _Running] = {}
+        self._given: set[int] = set()  # cells that a lane was told to train
+        self._counted: set[int] = set()
+        self._place: dict[int, int] = {id(cell): group.before + at for group in groups for at, cell in enumerate(group.cells)}
+
+    def run(self) -> None:
+        """Until nothing is left, or the time is up."""
+        self._fill()
+        while self._running:
+            self._lanes.wait(self._hear)
+            self._fill()
+        # As one lane would have told them, whichever came first.
+        self.outcome.failed.sort(key=lambda told: self._place[id(told[0])])
+        self.outcome.left.sort(key=lambda cell: self._place[id(cell)])
+
+    def _there(self, group: Group, epoch: int) -> bool:
+        source = group.cells[0].programme.start.data.source
+        return self._store.checkpoint(source, group.edition, group.chain[epoch], epoch, group.seed).exists()
+
+    def _fill(self) -> None:
+        """Start groups until lanes or groups that may start are used up."""
+        while len(self._running) < self._allowed and (group := self._schedule.next()) is not None:
+            if not self._start(group):
+                self._schedule.ended(group)
+
+    def _start(self, group: Group) -> bool:
+        """Give a group to a free lane; False where nothing is to be done, or the time is up."""
+        train, measure = [], []
+        for cell in group.cells:
+            record = self._store.of(cell, group.edition)
+            if record is None:
+                train.append(cell)
+                continue
+            self._count(cell, record.failed)
+            if record.failed is None and self._measurable(cell, group.edition):
+                measure.append(cell)
+        seconds = None if self._ends is None else self._ends - time.monotonic()
+        place = group.before + len(group.cells) - len(train) + 1
+        if seconds is not None and seconds <= 0:
+            self.outcome.left += train
+            train = []
+        if not train and not measure:
+            return False
+        lane = next(lane for lane in range(self._many) if lane not in self._running)
+        self._running[lane] = _Running(group, dict(enumerate(train)), shown=bool(train))
+        self._given.update(map(id, train))
+        if train:
+            self._progress.begin(train[0], place, self._cells, len(train), lane)
+        chain = set(train[0].programme.keys("")) if train else set()
+        threads = max(1, numerics.cores() // self._many)
+        kept = frozenset(self._keep(train[0]) & chain) if train else frozenset()
+        self._lanes.start(lane, Job(tuple(measure), tuple(train), group.edition, kept, seconds, threads))
+        return True
+
+    def _measurable(self, cell: Cell, edition: str) -> bool:
+        """Whether a Measure of a cell with a Record is missing and its checkpoint is there."""
+        programme = cell.programme
+        final = self._store.checkpoint(
+            programme.start.data.source, edition, programme.keys(edition)[-1], programme.length, cell.seed
+        )
+        return bool(missing_measures(cell, self._store, edition, self._measures)) and final.exists()
+
+    def _count(self, cell: Cell, failed: dict[str, object] | None) -> None:
+        """Enter a cell with a Record into the outcome, once."""
+        if id(cell) in self._counted:
             return
-    for name in missing:
-        # An empty one says that there is nothing to tell, so that it is not asked again.
-        told = MEASURES[name](state, data, cell) or {}
-        store.write_measure(name, source, edition, trained_key, cell.seed, told)
+        self._counted.add(id(cell))
+        if id(cell) not in self._given:
+            self.outcome.before += 1
+        elif failed is None:
+            self.outcome.trained += 1
+        if failed is not None:
+            self.outcome.failed.append((cell, failed))
+
+    def _hear(self, lane: int, event: Event) -> None:
+        running = self._running[lane]
+        if isinstance(event, EpochEnded):
+            self.outcome.epochs += 1
+            running.work += event.work
+            self._schedule.reached(running.group, event.number)
+            self._progress.epoch(
+                event.number, loss=event.loss, accuracy=event.accuracy, work=event.work, seconds=event.seconds, lane=lane
+            )
+            if not self._measured:
+                self._measured = True
+                self._allowed = max(1, min(self._many, self._lanes.fit()))
+        elif isinstance(event, CellEnded):
+            self._count(running.left.pop(event.place), event.failed)
+            if event.failed is not None and event.place == 0:
+                running.note = f"failed: loss {event.failed['loss']} in epoch {event.failed['epoch']}"
+        elif isinstance(event, MemoryShort):
+            self._halve(lane)
+        else:
+            del self._running[lane]
+            self._schedule.ended(running.group)
+            self.outcome.left += running.left.values()
+            if running.shown:
+                self._progress.end("stopped at a checkpoint" if event.stopped else running.note, lane)
+
+    def _halve(self, lane: int) -> None:
+        """Train a group again that the memory was too short for, from its last checkpoint and with half as many beside it."""
+        at_once = len(self._running)
+        running = self._running.pop(lane)
+        label = next(iter(running.left.values()), running.group.cells[0]).label
+        if at_once == 1:
+            raise BadInput(f"the memory is too short to train {label!r} alone; free some, or take another machine or --device")
+        self._allowed, self._measured = max(1, at_once // 2), True
+        self._schedule.again(running.group)
+        self._progress.expect(running.work)
+        self._progress.end(f"memory is short: tried again with {self._allowed} at most side by side", lane)
 
 
 def measured_speed(cell: Cell, device: torch.device, steps: int = 4, *, side: int | None = None) -> float:
@@ -207,7 +304,7 @@ def measured_speed(cell: Cell, device: torch.device, steps: int = 4, *, side: in
     numerics.reuse_memory()
     start = cell.programme.start
     row = replace(cell.programme.epoch(1), sam_radius=None)
-    numerics.enter(numerics.mode(start.network, device))
+    numerics.enter(mode_of(cell, device))
     state = loop.start(cell.programme, cell.seed, device)
     state.begin_epoch(replace(row, rate=1e-4))
     source = SOURCES[start.data.source]

@@ -1,0 +1,312 @@
+"""What trains groups of cells: lanes. One lane trains one group after another and tells what happens on the way."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import torch
+
+from replicate.data.augment import Feeder
+from replicate.data.longtail import Split, split
+from replicate.data.photographs import PhotographFeeder
+from replicate.data.sources import Images
+from replicate.engine import captured, numerics
+from replicate.engine.cell import Stopped, restored, train_cell
+from replicate.engine.heads import Features, train_pack
+from replicate.engine.loop import DeviceData
+from replicate.engine.state import History, State
+from replicate.grid import Cell, Programme, epoch_work
+from replicate.measures import MEASURES, applies
+from replicate.protocol import Augmentation
+from replicate.record import Record, Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a lane is to do with a group: compute what is missing of Measures of cells that have Records, then train the others,
+    each with its Measures.
+
+    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training stops at a checkpoint; ``threads`` where the
+    numerics mode leaves their number open.
+    """
+
+    measure: tuple[Cell, ...]
+    train: tuple[Cell, ...]
+    edition: str
+    keep: frozenset[str]
+    seconds: float | None
+    threads: int
+
+    @property
+    def first(self) -> Cell:
+        """All its cells have this one's data, network and seed."""
+        return (self.train or self.measure)[0]
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch is trained: its number in the chain, its mean loss, test accuracy in percent, its work and its seconds."""
+
+    number: int
+    loss: float
+    accuracy: float
+    work: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell has its Record, the one at this place of :attr:`Job.train`; ``failed`` is the Record's."""
+
+    place: int
+    failed: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class GroupEnded:
+    """The lane is free; ``stopped``: the time was up before all cells were trained."""
+
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryShort:
+    """The lane is free: there was not the memory to train its group. Checkpoints are as after an interruption."""
+
+
+Event = EpochEnded | CellEnded | GroupEnded | MemoryShort
+#: After these a lane is free.
+LAST: Final = (GroupEnded, MemoryShort)
+Tell = Callable[[Event], None]
+
+
+class Lanes(Protocol):
+    """Several lanes on one machine, numbered from 0."""
+
+    def start(self, lane: int, job: Job) -> None:
+        """Give a free lane its next job."""
+
+    def wait(self, hear: Callable[[int, Event], None]) -> None:
+        """Return after at least one event of a busy lane was heard. Raises what ends a lane otherwise: ``BadInput``, or
+        :class:`Broken`."""
+
+    def fit(self) -> int:
+        """How many lanes the memory takes, by what the only one that ran took in its first epoch."""
+
+    def close(self) -> None:
+        """Stop what still runs, at its latest checkpoint."""
+
+
+class Broken(RuntimeError):
+    """A lane met an error that is none of the user's: the message is its traceback, or how its process ended."""
+
+
+class Lane:
+    """Does jobs in the thread that asks for them."""
+
+    def __init__(self, store: Store, measures: Sequence[str]) -> None:
+        self._store = store
+        self._measures = measures
+        self._features: Features | None = None
+
+    def do(self, job: Job, data: DeviceData, tell: Tell) -> None:
+        """Do a job on its data; the last event says that it is over. Raises ``BadInput`` if the store cannot be written."""
+        try:
+            self._do(job, data, tell)
+        except Exception as error:
+            if not _of_memory(error):
+                raise
+        else:
+            return
+        # Outside of the handler: the error holds on to everything that was computed.
+        self._features = None
+        gc.collect()
+        if data.device.type == "cuda":
+            with captured.LOCK:
+                torch.cuda.empty_cache()
+        tell(MemoryShort())
+
+    def _do(self, job: Job, data: DeviceData, tell: Tell) -> None:
+        if self._features is not None and self._features.data is not data:
+            self._features = None
+        first, ends = job.first, None if job.seconds is None else time.monotonic() + job.seconds
+        chosen = mode_of(first, data.device)
+        numerics.enter(chosen)
+        if chosen.threads is None and data.device.type == "cpu":
+            torch.set_num_threads(job.threads)
+        for cell in job.measure:
+            self._measure(cell, None, data, job.edition)
+        if not job.train:
+            tell(GroupEnded())
+            return
+        place = {id(cell): place for place, cell in enumerate(job.train)}
+
+        def each_epoch(number: int, history: History, seconds: float) -> None:
+            accuracy = 100.0 * float(history.test[-1].sum()) / len(data.test.labels)
+            work = epoch_work(first.programme.start, first.programme.epoch(number))
+            tell(EpochEnded(number, history.loss[-1], accuracy, work, seconds))
+
+        def finished(cell: Cell, record: Record, state: State | None) -> None:
+            if record.failed is None:
+                self._measure(cell, state, data, job.edition)
+            tell(CellEnded(place[id(cell)], record.failed))
+
+        how: dict[str, Any] = {
+            "keep": job.keep,
+            "out_of_time": lambda: ends is not None and time.monotonic() >= ends,
+            "each_epoch": each_epoch,
+        }
+        try:
+            if first.programme.frozen_from is None:
+                finished(first, *train_cell(first, data, self._store, job.edition, chosen, **how))
+            else:
+                features_of = partial(self._features_of, data)
+                train_pack(job.train, features_of, data, self._store, job.edition, chosen, finished=finished, **how)
+        except Stopped:
+            tell(GroupEnded(stopped=True))
+        else:
+            tell(GroupEnded())
+
+    def _features_of(self, data: DeviceData, key: str, begun: State) -> Features:
+        """Features under the backbone of this state, the latest one only: cells on one backbone mostly come together. ``key``
+        is that of the state."""
+        if self._features is None or self._features.key != key:
+            self._features = None
+            self._features = Features(key, begun, data)
+        return self._features
+
+    def _measure(self, cell: Cell, state: State | None, data: DeviceData, edition: str) -> None:
+        """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is whole."""
+        missing = missing_measures(cell, self._store, edition, self._measures)
+        if missing and state is None:
+            state = restored(cell, self._store, edition, data.device)
+        if state is None:
+            return
+        source, trained_key = cell.programme.start.data.source, cell.programme.keys(edition)[-1]
+        for name in missing:
+            # An empty one says that there is nothing to tell, so that it is not asked again.
+            told = MEASURES[name](state, data, cell) or {}
+            self._store.write_measure(name, source, edition, trained_key, cell.seed, told)
+
+
+def mode_of(cell: Cell, device: torch.device) -> numerics.Numerics:
+    """The numerics mode of a cell on a device. Raises ``BadInput`` for a precision that the device does not have."""
+    start = cell.programme.start
+    return numerics.mode(start.network, device, start.precision)
+
+
+def missing_measures(cell: Cell, store: Store, edition: str, measures: Sequence[str]) -> list[str]:
+    """Measures, of these, that apply to a cell and that the store does not have."""
+    source, trained_key = cell.programme.start.data.source, cell.programme.keys(edition)[-1]
+    return [
+        name
+        for name in measures
+        if applies(name, cell) and store.measure(name, source, edition, trained_key, cell.seed) is None
+    ]
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an error means that there was not enough memory; libraries say so in several ways."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has made what was asked of it, so that all streams may use it."""
+    if device.type == "cuda":
+        with captured.LOCK:
+            torch.cuda.synchronize(device)
+
+
+class LaneData(DeviceData):
+    """A split that several lanes train on: it has a feeder ready for each of these augmentations."""
+
+    def __init__(
+        self, split: Split, programme: Programme, device: torch.device, augmentations: Iterable[Augmentation | None]
+    ) -> None:
+        super().__init__(split, programme, device)
+        self._feeders: dict[Augmentation | None, Feeder | PhotographFeeder] = {}
+        for augmentation in augmentations:
+            self.train(augmentation)
+
+    def train(self, augmentation: Augmentation | None) -> Feeder | PhotographFeeder:
+        """Training images under this augmentation; all are kept."""
+        if augmentation not in self._feeders:
+            made = self._feeder(self.split.train_images, augmentation)
+            settle(self.device)
+            self._feeders.setdefault(augmentation, made)
+        return self._feeders[augmentation]
+
+
+class Materials(Generic[T]):
+    """What lanes train on, made when the first lane needs it and let go when the last one goes on to something else."""
+
+    def __init__(self, make: Callable[[Cell], T]) -> None:
+        self._make = make
+        self._made: dict[Any, T] = {}
+        self._used: dict[int, Any] = {}
+
+    def of(self, cell: Cell, lane: int = 0) -> T:
+        """That of a cell, for this lane."""
+        data = self._used[lane] = cell.programme.start.data
+        # Before the next one is made: both at once would be the peak.
+        self._made = {used: made for used, made in self._made.items() if used in self._used.values()}
+        if data not in self._made:
+            self._made[data] = self._make(cell)
+        return self._made[data]
+
+
+class Here:
+    """One lane, in this process and thread."""
+
+    def __init__(self, materials: Materials[DeviceData], lane: Lane) -> None:
+        self._materials = materials
+        self._lane = lane
+        self._job: Job | None = None
+
+    def start(self, lane: int, job: Job) -> None:
+        """Remember the job."""
+        self._job = job
+
+    def wait(self, hear: Callable[[int, Event], None]) -> None:
+        """Do the whole job."""
+        assert self._job is not None
+        self._lane.do(self._job, self._materials.of(self._job.first), partial(hear, 0))
+
+    def fit(self) -> int:
+        """One."""
+        return 1
+
+    def close(self) -> None:
+        """Nothing is left to stop."""
+
+
+def alone(load: Callable[[str], Images], device: torch.device) -> Callable[[Cell], DeviceData]:
+    """Makes what one lane trains on: the latest augmentation's images only."""
+
+    def make(cell: Cell) -> DeviceData:
+        describe = cell.programme.start.data
+        return DeviceData(split(load(describe.source), describe), cell.programme, device)
+
+    return make
+
+
+def for_all(
+    load: Callable[[str], Images], device: torch.device, augmentations: Mapping[Any, Iterable[Augmentation | None]]
+) -> Callable[[Cell], LaneData]:
+    """Makes what several lanes train on, with feeders for the ``augmentations`` that a plan has on each data."""
+
+    def make(cell: Cell) -> LaneData:
+        describe = cell.programme.start.data
+        return LaneData(split(load(describe.source), describe), cell.programme, device, augmentations[describe])
+
+    return make
