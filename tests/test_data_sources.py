@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ import tarfile
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,8 +177,18 @@ def test_other_digits_are_another_edition(monkeypatch):
     assert images.notice is not None
 
 
+def test_digits_are_what_scikit_learn_itself_reads(monkeypatch, tmp_path):
+    from sklearn.datasets import load_digits
+
+    read = sources.load("digits", None)
+    told = load_digits()
+    assert (read.train_images[:, 0] == np.rint(told.images * 255 / 16)).all() and (read.train_labels == told.target).all()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert sources.load("digits", None).fingerprint == read.fingerprint  # of a release that keeps its file elsewhere
+
+
 def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     assert "pip install scikit-learn" in refused(None, "digits")
 
 

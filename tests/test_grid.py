@@ -198,7 +198,8 @@ def test_unknown_names_are_one_line():
 
 @pytest.mark.parametrize(
     "room", ["papers.unified_bound", "replicate.protocol", "replicate.grid", "replicate.record", "replicate.report.tables",
-             "replicate.report.diff", "replicate.cli"],
+             "replicate.report.diff", "replicate.cli", "replicate.cli.report", "replicate.cli.plan", "replicate.cli.run",
+             "replicate.cli.measures", "replicate.cli.data"],
 )  # fmt: skip
 def test_rooms_that_must_not_load_torch(room):
     code = f"import sys, {room}; sys.exit('torch' in sys.modules)"

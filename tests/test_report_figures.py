@@ -21,6 +21,8 @@ from fake_figures import cells_of, fill, level, logit_measure, of_group, separat
 
 from papers import PAPERS
 from replicate import cli, grid
+from replicate.cli import run as paper_command
+from replicate.cli.request import load_paper
 from replicate.errors import BadInput
 from replicate.record import Store
 from replicate.report import figures, logits
@@ -397,18 +399,18 @@ def meant(command):
     """The cells that a command trains, as the command line reads it."""
     program, name, *words = shlex.split(command)
     assert program == "replicate"
-    paper = cli.load_paper(name)
+    paper = load_paper(name)
     found = []
 
     def remember(requests, *rest):
         found.extend(cell for request in requests for cell in request.cells())
 
-    context = cli.run_command(name)
-    original, cli._run = cli._run, remember
+    context = paper_command.run_command(name)
+    original, paper_command._run = paper_command._run, remember
     try:
         told = CliRunner().invoke(context, words, catch_exceptions=False, standalone_mode=False)
     finally:
-        cli._run = original
+        paper_command._run = original
     assert told.exit_code == 0, told.output
     return {(cell.programme.key("official"), cell.seed) for cell in found}, paper
 
@@ -619,7 +621,7 @@ def test_pictures_do_not_depend_on_the_readers_settings_and_leave_them(full, mon
 
 def run(folder, *arguments):
     """The command in a process of its own: exit code, output, messages, and the packages that it imported."""
-    root = str(Path(cli.__file__).parents[1])
+    root = str(Path(cli.__file__).parents[2])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); from replicate import cli\n"
         "try:\n    cli.main()\nfinally:\n    print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"

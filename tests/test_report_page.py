@@ -21,6 +21,8 @@ import pytest
 import replicate
 from papers import lort, unified_bound, wb
 from replicate import cli, grid
+from replicate.cli.request import asked_for
+from replicate.cli.run import run_command
 from replicate.data.sources import comparability
 from replicate.errors import BadInput
 from replicate.record import Store
@@ -326,10 +328,10 @@ def test_the_command_behind_a_number_runs_its_cells(store, chaptered):
                 behind = [dict(cell.behind) for group in groups for _, line in group for cell in line if cell.behind]
                 for told in behind[:: max(1, len(behind) // 5)]:
                     name, *rest = shlex.split(told["command"])[1:]
-                    options = dict(cli.run_command(name).make_context(name, rest).params)
+                    options = dict(run_command(name).make_context(name, rest).params)
                     which = {key: options[key] for key in ("table", "datasets", "ratios", "networks", "methods", "grid")}
                     which |= {key: options[key] for key in ("variant", "quick", "seeds")}
-                    (request,) = cli._requests(name, which, stand_ins=False, default=True)
+                    (request,) = asked_for(name, which, stand_ins=False, default=True)
                     edition = told["data"].partition("@")[2].partition(",")[0]
                     keys = {cell.programme.key(edition)[:12] for cell in request.cells()}
                     assert set(told["key"].split(", ")) <= keys

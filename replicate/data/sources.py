@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
+import importlib.util
 import math
 import os
 import secrets
@@ -333,14 +333,20 @@ def _foreign(path: Path, source: str, why: str) -> BadInput:
 
 
 def _digits() -> Images:
-    try:
-        datasets: Any = importlib.import_module("sklearn.datasets")
-    except ImportError:
-        raise BadInput("the digits are scikit-learn's, which is not installed; run: pip install scikit-learn") from None
-    told = datasets.load_digits()
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise BadInput("the digits are scikit-learn's, which is not installed; run: pip install scikit-learn")
+    # Its file alone: importing scikit-learn takes as long as importing torch.
+    file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if file.exists():
+        told = np.loadtxt(file, delimiter=",")
+        levels, target = told[:, :-1].reshape(-1, 8, 8), told[:, -1]
+    else:  # a release that keeps it elsewhere
+        levels, target = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
+        levels = levels.reshape(-1, 8, 8)
     # Grey levels 0..16 become 0..255, as if the scan had been stored in 8 bits; halves round to even.
-    images = np.rint(np.asarray(told.images) * 255 / 16).astype(np.uint8)[:, None]
-    labels = np.asarray(told.target).astype(np.int64)
+    images = np.rint(levels * 255 / 16).astype(np.uint8)[:, None]
+    labels = target.astype(np.int64)
     none, no_labels = images[:0], labels[:0]
     mark = fingerprint(images, labels, none, no_labels)
     if mark == DIGITS_FINGERPRINT:

@@ -123,7 +123,7 @@ def build(network: Network, head: str, generator: torch.Generator) -> Classifier
     model = outline(network, head)
     backbone = model.backbone
     assert isinstance(backbone, Backbone)
-    # As ``to_empty``, whose ``empty_like`` of a meta tensor loads the framework's symbolic shapes: a fifth of torch's own import.
+    # As ``to_empty``, whose ``empty_like`` of a meta tensor loads a part of the framework as large as a fifth of it.
     model._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device="cpu"))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for layer in model.modules():

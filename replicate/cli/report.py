@@ -1,0 +1,400 @@
+"""Commands that read Records alone. None imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+import replicate
+from papers import PAPERS
+from replicate import grid as grids
+from replicate.cli.options import FORMATS, where_results, where_store, which_cells, which_format, which_selection
+from replicate.cli.request import (
+    Request,
+    asked_for,
+    edition_choices,
+    editions_of,
+    how_to,
+    known_among,
+    load_paper,
+    methods_of,
+    reader,
+)
+from replicate.errors import BadInput
+from replicate.protocol import Column, Paper, Table
+from replicate.record import Store, write_atomically
+
+
+@click.command("list")
+@where_store
+@where_results
+def list_command(store: Path, results: Path) -> None:
+    """Papers, tables, grids, methods, and what is done."""
+    for name in PAPERS:
+        paper = load_paper(name)
+        kept = reader(store, results, paper)
+        columns = [column for table in paper.tables for column in (*table.columns, *table.stand_ins)]
+        there = {
+            source: {edition: kept.seeds(source, edition) for edition in kept.editions(source)}
+            for source in {column.data.source for column in columns}
+        }
+        click.echo(f"{paper.command}: {paper.title}\n  {paper.citation}")
+        for table in paper.tables:
+            click.echo(f"  table {table.number} (grid {table.grid}): {table.title}")
+            for column in (*table.columns, *table.stand_ins):
+                told = "; ".join(_done(paper, table, column, there)) or "nothing done"
+                which = f"{column.dataset} --ratio {column.ratio}" + (f" --network {column.tag}" if column.tag else "")
+                which += f", {column.path[-1]}" if column.then else ""
+                click.echo(f"    {which}: {told}")
+        for label, grid in paper.grids.items():
+            click.echo(f"  grid {label}: {grid.title}; methods: {', '.join(grid.methods)}")
+        for variant in paper.variants:
+            click.echo(f"  variant {variant.name}: {variant.title}")
+
+
+def _done(
+    paper: Paper, table: Table, column: Column, editions: Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
+) -> Iterator[str]:
+    """``editions``: by source and edition the seeds that are there for each programme's key."""
+    source = column.data.source
+    for edition, seeds in editions[source].items():
+        planned = grids.cells(paper, table.grid, columns=[column], methods=methods_of(table))
+        keys = {cell.programme.key(edition)[:24] for cell in planned} if seeds else set()
+        done = sum(len(seeds.get(key, ())) for key in keys)
+        if done:
+            most = max(len(seeds.get(key, ())) for key in keys)
+            yield f"{done} Records of {len(keys)} cells a seed, up to {most} seeds ({source}@{edition})"
+
+
+@click.command("tables")
+@click.argument("paper", required=False)
+@which_cells
+@where_store
+@where_results
+@which_selection
+@click.option("--format", "form", type=click.Choice(tuple(FORMATS)), default="text", show_default=True)
+@click.option("--published", is_flag=True, help="Print the published numbers in the same layout instead.")
+def tables_command(
+    paper: str | None, store: Path, results: Path, selection: str, form: str, published: bool, **which: Any
+) -> None:
+    """Print tables from Records alone, in the published layout."""
+    from replicate.report import tables
+
+    for request in asked_for(paper, which, stand_ins=True, words=True):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        if request.table.descriptive:
+            if published or which["table"] is not None:
+                click.echo(tables.render(request.paper, request.table, {}, form), nl=False)
+            continue
+        if published:
+            columns = [column for column in request.columns if not column.stand_in]
+            numbers = tables.printed(request.paper, request.table)
+            told = tables.render(request.paper, request.table, numbers, form, columns=columns, beside=request.beside)
+            click.echo(told, nl=False)
+            continue
+        kept = reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in edition_choices(request, kept):
+            printer = table_printer(request, kept, editions, columns, selection, results)
+            if printer is not None:
+                shown += 1
+                click.echo(printer(format=form), nl=False)
+        if not shown:
+            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+
+
+def table_printer(
+    request: Request, store: Store, editions: Mapping[str, str], columns: Sequence[Column], selection: str, results: Path
+) -> Callable[..., str] | None:
+    """Prints the request's table in a format, from Records; None if there is no Record."""
+    from replicate.report import counterparts, tables
+
+    assert request.table is not None
+    how: dict[str, Any] = {
+        "selection": selection,
+        "edition_of": editions,
+        "variant": request.variant,
+        "quick": request.quick,
+        "columns": columns,
+        "grid": request.grid,
+    }
+    values = tables.replicas(store, request.paper, request.table, methods=request.methods, **how)
+    if not values:
+        return None
+
+    def other(name: str) -> tuple[Paper, Store]:
+        paper = load_paper(name)
+        return paper, reader(store.root, results, paper)
+
+    own = counterparts.counterparts(request.table, columns, other, selection=selection, edition_of=editions)
+    return partial(tables.render, request.paper, request.table, values, beside=request.beside, counterparts=own, **how)
+
+
+@click.command("diff")
+@click.argument("paper")
+@which_cells
+@where_store
+@where_results
+@click.option("--format", "form", type=click.Choice(("text", "markdown", "csv")), default="text", show_default=True)
+@click.option("--second-run", is_flag=True, help="The authors' own second run against their table, where there is one.")
+def diff_command(paper: str, store: Path, results: Path, form: str, second_run: bool, **which: Any) -> None:
+    """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs."""
+    from replicate.data.sources import comparability
+    from replicate.report import diff
+
+    if second_run:
+        _second_runs(load_paper(paper), form, which)
+        return
+    worst = 0
+    for request in asked_for(paper, which, stand_ins=True):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        kept = reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in edition_choices(request, kept):
+            rows = diff.compare(
+                kept,
+                request.paper,
+                request.table,
+                edition_of=editions,
+                comparability={source: comparability(source, edition) for source, edition in editions.items()},
+                variant=request.variant,
+                quick=request.quick,
+                columns=columns,
+                grid=request.grid,
+            )
+            if all(row.replica is None for row in rows):
+                continue
+            shown += 1
+            click.echo(diff.render(rows, form), nl=False)
+            worst = max(worst, diff.exit_code(rows))
+        if not shown:
+            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+    sys.exit(worst)
+
+
+def _second_runs(paper: Paper, form: str, which: Mapping[str, Any]) -> None:
+    """Raises ``BadInput`` if the paper has none, or if other options ask for something of ours."""
+    from replicate.report import second_run
+
+    asked = next((name for name, value in which.items() if value), None)
+    if asked is not None:
+        raise BadInput(f"--second-run has no cells of ours to choose by --{asked.rstrip('s')}; leave one out")
+    if not paper.second_runs:
+        having = [name.replace("_", "-") for name in PAPERS if load_paper(name).second_runs]
+        raise BadInput(f"paper {paper.command!r} has no second run by its authors; allowed: {', '.join(having)}")
+    click.echo("\n".join(second_run.render(paper, run, form) for run in paper.second_runs), nl=False)
+
+
+@click.command("claims")
+@click.argument("paper", required=False)
+@click.option("--table", "table", metavar="N", help="Only claims about this table.")
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this data set; a stand-in only where named.")
+@click.option("--variant", "variant", metavar="NAME", help="Runs of another reading of a quirk.")
+@where_store
+@where_results
+@which_selection
+@which_format
+def claims_command(paper: str | None, store: Path, results: Path, form: str, **which: Any) -> None:
+    """What papers claim in prose: does it hold on their own numbers, and on ours?"""
+    from replicate.report import claims
+
+    refused: list[BadInput] = []
+    told: list[str] = []
+    for name in [paper] if paper else PAPERS:
+        loaded = load_paper(name)
+        try:
+            found = list(_judged(loaded, reader(store, results, loaded), **which))
+        except BadInput as error:  # another paper may know it
+            refused.append(error)
+            continue
+        of = [f"table {which['table']}"] * bool(which["table"]) + [*which["datasets"]]
+        of += [f"variant {which['variant']}"] * bool(which["variant"])
+        told.append(claims.render(loaded, found, form, selection=which["selection"], note=", ".join(of)))
+    if not told:
+        raise refused[0]
+    click.echo("\n".join(told) if form != "csv" else told[0] + "".join(part.partition("\n")[2] for part in told[1:]), nl=False)
+
+
+def _judged(
+    paper: Paper, kept: Store, *, table: str | None, datasets: Sequence[str], variant: str | None, selection: str
+) -> Iterator[Any]:
+    """Claims on published numbers, then on ours in one edition of the data after another. Raises ``BadInput`` for none."""
+    from replicate.data.sources import comparability
+    from replicate.report import claims
+
+    grids.variant_values(paper, variant)
+    if table is not None:
+        known_among("table", [table], [t.number for t in paper.tables], paper.command)
+    every = list({c.name: c for t in paper.tables for c in (*t.columns, *t.stand_ins)}.values())
+    known_among("data set", datasets, [column.dataset for column in every], f"{paper.command} has")
+    chosen = [claim for claim in paper.claims if table is None or any(part.of(table) for part in claim.comparisons)]
+    some = False
+    for stand_in in (False, True) if datasets else (False,):
+        asked = [c for c in every if c.stand_in is stand_in and (not datasets or c.dataset in datasets)]
+        rounds = [editions for _, editions in editions_of(asked, kept)] or [{}]
+        for number, editions in enumerate(rounds if asked else ()):
+            for one in claims.judged(
+                paper,
+                kept,
+                edition_of=editions,
+                comparability={source: comparability(source, edition) for source, edition in editions.items()},
+                selection=selection,
+                variant=variant,
+                stand_in=stand_in,
+                datasets={column.dataset for column in asked} if datasets else (),
+                claims=chosen,
+            ):
+                if number == 0 or one.of != "published":
+                    some = True
+                    yield one
+    if not some:
+        raise BadInput(f"no claim of {paper.command} is left by these options; leave one out")
+
+
+@click.command("lens")
+@click.argument("paper")
+@which_cells
+@where_store
+@where_results
+@which_format
+def lens_command(paper: str, store: Path, results: Path, form: str, **which: Any) -> None:
+    """One table under every selection side by side, and what each row gains from looking at the test set."""
+    from replicate.report import lens
+
+    for request in asked_for(paper, which, stand_ins=True):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        if lens.accuracy(request.table) is None:
+            if which["table"] is not None:
+                having = ", ".join(t.number for t in request.paper.tables if lens.accuracy(t) is not None)
+                raise BadInput(f"table {request.table.number} of {paper} has no accuracy to select by; allowed: {having}")
+            continue
+        kept = reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in edition_choices(request, kept):
+            how: dict[str, Any] = {"variant": request.variant, "quick": request.quick, "grid": request.grid}
+            found = lens.lines(
+                kept, request.paper, request.table, edition_of=editions, columns=columns, methods=request.methods, **how
+            )
+            if found:
+                told = lens.render(found, form, quick=request.quick)
+                click.echo(("" if form == "csv" or not shown else "\n") + told, nl=False)
+                shown += 1
+        if not shown:
+            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+
+
+@click.command("across")
+@where_store
+@where_results
+@which_selection
+@which_format
+def across_command(store: Path, results: Path, selection: str, form: str) -> None:
+    """The same method on the same data as several papers print it, beside ours."""
+    from replicate.report import across
+
+    papers = [load_paper(name) for name in PAPERS]
+    click.echo(across.render(across.lines([(p, reader(store, results, p)) for p in papers], selection), form), nl=False)
+
+
+@click.command("figures")
+@click.argument("paper", required=False)
+@click.option("--figure", "numbers", multiple=True, metavar="N", help="Only this figure; may be given again.")
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this data set; may be given again.")
+@where_store
+@where_results
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures; results/PAPER/figures, if left out.")
+def figures_command(
+    paper: str | None, numbers: tuple[str, ...], datasets: tuple[str, ...], store: Path, results: Path, out: Path | None
+) -> None:
+    """Draw figures as published from Records and Measures alone: PNG, SVG, and the CSV of what is drawn."""
+    from replicate.report import figures
+
+    refused: list[BadInput] = []
+    for name in [paper] if paper else PAPERS:
+        loaded = load_paper(name)
+        folder = results / loaded.name / "figures" if out is None else out if paper else out / loaded.name
+        try:
+            for figure in figures.figures(loaded, reader(store, results, loaded), numbers=numbers, datasets=datasets):
+                if isinstance(figure, figures.Drawn):
+                    click.echo(f"{loaded.command}, {figure.title}\n  {figures.write(figure, folder)}.png, .svg and .csv")
+                else:
+                    told = figure.note.replace("\n", "\n  ")
+                    click.echo(f"{loaded.command}, {figure.title}\n  not drawn: {told}")
+                for command in figure.commands:
+                    click.echo(f"  to run what is missing: {command}")
+        except figures.Unknown as error:  # another paper may know it
+            refused.append(error)
+    if len(refused) == (1 if paper else len(PAPERS)):
+        raise refused[0]
+
+
+@click.command("why")
+@click.argument("paper")
+@click.argument("row")
+@click.argument("dataset")
+@click.argument("ratio", type=int)
+@click.option("--table", "table", metavar="N", help="The table, where several have the row.")
+@click.option("--network", "network", metavar="NAME", help="The network, where the table has several.")
+@click.option("--then", "then", metavar="LABEL", help="The second stage that follows, where the table has several.")
+@where_store
+@where_results
+@which_selection
+def why_command(
+    paper: str, row: str, dataset: str, ratio: int, table: str | None, network: str | None, then: str | None,
+    store: Path, results: Path, selection: str,
+) -> None:  # fmt: skip
+    """Explain one number: ROW (its label or method) of PAPER on DATASET at imbalance RATIO.
+
+    Runs, what was chosen and how close the rest was, curves, environment, verdict, quirks, and the command that makes it.
+    """
+    from replicate.data.sources import comparability
+    from replicate.report import why
+
+    loaded = load_paper(paper)
+    found = why.places(loaded, row, dataset, ratio, table=table, network=network, then=then)
+    click.echo(why.explain(loaded, reader(store, results, loaded), found, comparability, selection), nl=False)
+
+
+@click.command("checklist")
+@click.argument("paper", required=False)
+@where_store
+@where_results
+@click.option("--format", "form", type=click.Choice(("text", "markdown")), default="text", show_default=True)
+def checklist_command(paper: str | None, store: Path, results: Path, form: str) -> None:
+    """What a conference's reproducibility checklist asks, filled in from Records: runs, spread, choices, compute, data."""
+    from replicate.report import checklist
+
+    papers = [load_paper(name) for name in ([paper] if paper else PAPERS)]
+    click.echo("\n".join(checklist.render(one, reader(store, results, one), form) for one in papers), nl=False)
+
+
+@click.command("page")
+@where_store
+@where_results
+@click.option("--out", type=click.Path(path_type=Path), help="The file; results/page.html, if left out.")
+def page_command(store: Path, results: Path, out: Path | None) -> None:
+    """Write everything that Records say as one HTML page: tables, verdicts, figures, claims, and what is behind each number."""
+    from replicate.data.sources import comparability
+    from replicate.report import page
+
+    def of(name: str) -> tuple[Paper, Store]:
+        paper = load_paper(name)
+        return paper, reader(store, results, paper)
+
+    chapters = page.chapters(PAPERS, comparability, of)
+    file = results / "page.html" if out is None else out
+    text = page.render(chapters, replicate.__version__)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text.encode())
+    except OSError as error:
+        raise BadInput(f"page {str(file)!r} cannot be written ({error.strerror}); name another file with --out") from None
+    click.echo(f"page: {file} ({len(text.encode()) / 2**20:.1f} MiB)")
