@@ -439,7 +439,7 @@ def test_the_same_command_goes_on_and_changes_no_number(interrupted, uninterrupt
 
 RUN = ("unified-bound",)
 WRONG = {
-    "command": (("trian",), "'trian'", "unified-bound, wb, lort, across, checklist, claims, data, diff, figures"),
+    "command": (("trian",), "'trian'", "unified-bound, wb, lort, across, bench, checklist, claims, data, diff, figures"),
     "paper of plan": (("plan", "unifed"), "'unifed'", "unified-bound"),
     "paper of tables": (("tables", "unifed"), "'unifed'", "unified-bound"),
     "paper of diff": (("diff", "unifed"), "'unifed'", "unified-bound"),
