@@ -107,9 +107,14 @@ def adjusted(
     if isinstance(loss, (CrossEntropy, Focal, LogitsRetargeting, SoftmaxBinaryCrossEntropy)):
         return lambda logits, labels: logits
     if isinstance(loss, LDAM):
-        # A row of the matrix is the margin at its own class and zero elsewhere: one look-up, no scatter.
-        matrix, scale = tensor("margins", np.diag(margins(loss, counts))), float(_number(loss.scale))
-        return lambda logits, labels: scale * (logits - matrix[labels])
+        margin, scale = tensor("margins", margins(loss, counts)), float(_number(loss.scale))
+
+        def less_margins(logits: Tensor, labels: Tensor) -> Tensor:
+            # Zero but at an image's own class. Rows of a matrix [C, C] would take 265 MB for 8,142 classes.
+            own = labels[:, None]
+            return scale * (logits - torch.zeros_like(logits).scatter_(1, own, margin[own]))
+
+        return less_margins
     if isinstance(loss, VectorScaling):
         multiply, add = scales_and_shifts(loss, counts)
         shift = tensor("shifts", add)

@@ -83,7 +83,7 @@ def _long_tailed(images: Images, data: LongTailed) -> Split:
     all_images, all_tests = _array(images.train_images, data), _array(images.test_images, data)
     classes = SOURCES[data.source].classes
     counts = data.class_counts()
-    pools = [np.flatnonzero(images.train_labels == label) for label in range(classes)]
+    pools = _pools(images.train_labels, classes)
     kept_for_validation = data.validation or 0
 
     if len(images.test_labels):
@@ -223,10 +223,15 @@ def _hold_out(
     return left, validation, np.sort(np.concatenate(tested))
 
 
+def _pools(labels: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]]:
+    """The images of each class [C], in their order."""
+    sizes = np.bincount(labels, minlength=classes)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+
+
 def _place_in_class(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """For each image, how many of its class stand before it [N]."""
     place = np.empty(len(labels), dtype=np.int64)
-    for label in range(classes):
-        of_class = np.flatnonzero(labels == label)
+    for of_class in _pools(labels, classes):
         place[of_class] = np.arange(len(of_class))
     return place
