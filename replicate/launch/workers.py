@@ -249,12 +249,15 @@ def _work(channel: Connection, store: Store, measures: Sequence[str]) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    # Once: a second one would interrupt what ends the process, and be printed.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _interrupt_again(told: Any) -> None:
     # Where nothing can be raised, such as in a destructor, an interruption is lost, and would be printed.
     if isinstance(told.exc_value, KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, _interrupt)
         threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(told)
