@@ -227,7 +227,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"Medians of {asked['pairs']} alternated pairs, {asked['batches']} batches of {asked['batch']} random images each, "
         f"32-bit floats. The plain script has {asked['loader_workers']} loader workers, whose memory is not counted.",
         "Two cells at once (engine) are compared with the same two one after the other (plain).",
-        "Shares of the matrix rate count direct convolutions, which faster algorithms undercut; bytes are a lower bound; the "
-        "limit is the lower of both.",
+        "Shares of the matrix rate count direct convolutions, which faster algorithms undercut; bytes are those of layers that "
+        "are run one by one; the limit is the lower of both.",
     )
     return tabulate(rows, heads, disable_numparse=True) + "\n\n" + "\n".join(notes)

@@ -1,4 +1,4 @@
-"""What a step has to do: multiplications with additions, and a lower bound of the bytes that it moves."""
+"""What a step has to do: multiplications with additions, and the bytes that layers move which are run one by one."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Work:
         return {"evaluation": forward, "sam": 2 * trained}.get(step, trained)
 
     def bytes(self, step: str) -> int:
-        """A lower bound, in 32-bit floats. Evaluation: what convolutions and linear layers put out is written and read once,
-        and all else is done on the way. Training: what they and batch norm put out is written and read once, read again by the
-        backward pass, and its gradient written and read once. Weights, images and what the optimiser moves are left out: at
-        this batch size they are little.
+        """Of layers that are run one by one, in 32-bit floats. Evaluation: what convolutions and linear layers put out is
+        written and read once, and all else is done on the way. Training: what they and batch norm put out is written and
+        read once, read again by the backward pass, and its gradient written and read once. Weights, images and what the
+        optimiser moves are left out: at this batch size they are little.
         """
         trained = 4 * 5 * self.kept
         return {"evaluation": 4 * 2 * self.made, "sam": 2 * trained}.get(step, trained)
