@@ -23,6 +23,8 @@ _CHANNELS = 16
 _COLOURS = 3
 #: With more channels, or on smaller images, there is nothing to win.
 _MOST_CHANNELS, _SMALLEST_SIDE = 256, 4
+#: What becomes of the gradient of a convolution's input, as the kernels number it.
+_ADDED, _GATED = 1, 2
 
 
 def usable(x: Tensor, convolutions: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d]) -> bool:
@@ -190,8 +192,8 @@ class _Block(torch.autograd.Function):
         sums = torch.empty(2, z1.shape[1], dtype=torch.float64)
         by_weight2 = z1.new_empty((made, z1.shape[1], 3, 3)).contiguous(memory_format=torch.channels_last)
         _call(
-            "convolve_back", _shape(z1, made), flow, out, z2, *of2, gates, z1, norm1.scale, norm1.shift, back2, inner, 2, sums,
-            by_weight2,
+            "convolve_back", _shape(z1, made), flow, out, z2, *of2, gates, z1, norm1.scale, norm1.shift, back2, inner, _GATED,
+            sums, by_weight2,
         )  # fmt: skip
         by_scale1, by_shift1, of1 = _norm_back(count, sums, scale1, norm1)
         if back1 is None:
@@ -200,7 +202,7 @@ class _Block(torch.autograd.Function):
         by_weight1 = torch.empty_like(by_weight2)
         # The gradient of the convolutions is added to that of the shortcut, which is the block's input itself.
         _call(
-            "convolve_back", _shape(x, made), inner, None, z1, *of1, None, x, None, None, back1, gates, 1, None, by_weight1
+            "convolve_back", _shape(x, made), inner, None, z1, *of1, None, x, None, None, back1, gates, _ADDED, None, by_weight1
         )  # fmt: skip
         return gates, None, by_weight1, by_scale1, by_shift1, by_weight2, by_scale2, by_shift2, None, None
 

@@ -30,11 +30,16 @@ typedef int mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    POINTS = 16,   /* of a transformed tile of 4x4 */
-    CHUNKS = 16,   /* parts of a sum over images, at most */
+    POINTS = 16,       /* of a transformed tile of 4x4 */
+    CHUNKS = 16,       /* parts of a sum over images, at most */
     PANEL = 2 * LANES, /* channels of an output that one pass over the input's channels makes */
-    FEW = 64 * 64, MANY = 128 * 128, /* pairs of channels: with more of them weights outweigh the images of a block */
+    FEW = 64 * 64,     /* pairs of channels: with so many, and with more than MANY, a block of tiles is larger, */
+    MANY = 128 * 128,  /* since its weights outweigh its images */
 };
+
+/* What becomes of a convolution's outputs: they are written and summed, added to what is there, or, as gradients of max(0, .),
+   become those of its argument, are written and summed. Python knows the last two by their numbers. */
+enum { WRITTEN, ADDED, GATED };
 
 typedef struct {
     long images, height, width, from, to; /* channels of input and output */
@@ -270,7 +275,8 @@ static void finish_weights(float *du, long chunks, long from, long to, float *we
 /* --- images --------------------------------------------------------------------------------------------------------- */
 
 /* The inside of a padded image: x, or max(0, scale * x + shift). */
-INLINE void fill(const Shape *s, long channels, const Padded *p, const float *x, const float *scale, const float *shift, float *to) {
+INLINE void fill(const Shape *s, long channels, const Padded *p, const float *x, const float *scale, const float *shift,
+                 float *to) {
     for (long i = 0; i < s->height; i++) {
         const float *row = x + i * s->width * channels;
         float *o = to + (i + 1) * p->stride + channels;
@@ -288,16 +294,17 @@ INLINE void fill(const Shape *s, long channels, const Padded *p, const float *x,
 /* What is done with the outputs of a block. */
 typedef struct {
     float *out;         /* [images, height, width, channels] */
-    const float *under; /* NULL, or: outputs are gradients of max(0, scale * under + shift), and become those of its argument */
+    const float *under; /* of GATED ones: the gate is max(0, scale * under + shift) */
     const float *scale, *shift;
-    float *sums;        /* NULL, or [2][channels] of this block: of outputs, and of their squares or their products with `under` */
+    float *sums;        /* [2][channels] of this block: of outputs, and of their squares or their products with `under` */
 } Finish;
 
-INLINE void finish(const Shape *s, const long *inside, long block, long tiles, const float *m, long channels, const Finish *f, const int kind) {
+INLINE void finish(const Shape *s, const long *inside, long block, long tiles, const float *m, long channels, const Finish *f,
+                   const int kind) {
     const long right = channels, below = s->width * channels;
     for (long k = 0; k < channels; k += LANES) {
         vec sum = {0}, other = {0}, scale = {0}, shift = {0};
-        if (kind == 2) scale = LOAD(f->scale + k), shift = LOAD(f->shift + k);
+        if (kind == GATED) scale = LOAD(f->scale + k), shift = LOAD(f->shift + k);
         for (long t = 0; t < tiles; t++) {
             vec made[4];
             transform_output(m + t * channels + k, block * channels, made);
@@ -305,18 +312,18 @@ INLINE void finish(const Shape *s, const long *inside, long block, long tiles, c
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 vec v = made[i];
-                if (kind == 2) {
+                if (kind == GATED) {
                     vec z = LOAD(f->under + to[i]);
                     v = (vec)((mask)v & (z * scale + shift > 0.0f));
                     sum += v, other += v * z;
-                } else if (kind == 1)
+                } else if (kind == ADDED)
                     v += LOAD(f->out + to[i]);
                 else
                     sum += v, other += v * v;
                 STORE(f->out + to[i], v);
             }
         }
-        if (kind != 1) STORE(f->sums + k, sum), STORE(f->sums + channels + k, other);
+        if (kind != ADDED) STORE(f->sums + k, sum), STORE(f->sums + channels + k, other);
     }
 }
 
@@ -348,7 +355,8 @@ static void join_sums(const double *parts, long channels, double *sums) {
 /* Convolution of x, or of max(0, scale * x + shift), with transformed weights; sums [2][to] of its outputs and their squares. */
 void convolve(const Shape *s, const float *x, const float *scale, const float *shift, const float *ahead, float *out, double *sums) {
     const Padded p = padded(s, s->from);
-    const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group, pixels = s->height * s->width, per = p.rows * p.columns;
+    const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group;
+    const long pixels = s->height * s->width, per = p.rows * p.columns;
     double *parts = calloc(CHUNKS * 2 * s->to, sizeof(double));
 #pragma omp parallel
     {
@@ -373,7 +381,7 @@ void convolve(const Shape *s, const float *x, const float *scale, const float *s
                     for (long t = 0; t < count; t++)
                         transform_input(image + corner[t0 + t] * s->from, p.stride, s->from, v + t * s->from, block * s->from);
                     products(v, ahead, m, s->from, s->to, block);
-                    finish(s, inside + t0, block, count, m, s->to, &f, 0);
+                    finish(s, inside + t0, block, count, m, s->to, &f, WRITTEN);
                     add_sums(parts + chunk * 2 * s->to, partial, s->to);
                 }
             }
@@ -386,13 +394,14 @@ void convolve(const Shape *s, const float *x, const float *scale, const float *s
 /* Gradients of a convolution, of its input x (or max(0, scale * x + shift)) and of its weights, from gradients of the batch norm
    behind it: those of the convolution's outputs z are of_flow * g + of_z * z + constant, channel by channel, where g is `flow`
    where `shown` is positive (NULL: everywhere). `gates`: NULL, or g is written there.
-   kind 1: the input's gradient is added to `out`. kind 2: it is taken through max(0, scale * x + shift) and written there;
-   `sums` [2][from] are those of it and of its products with x. */
+   The input's gradient is ADDED to `out`, or, GATED by max(0, scale * x + shift), written there with `sums` [2][from] of it and
+   of its products with x. */
 void convolve_back(const Shape *s, const float *flow, const float *shown, const float *z, const float *of_flow, const float *of_z,
                    const float *constant, float *gates, const float *x, const float *scale, const float *shift, const float *back,
                    float *out, int kind, double *sums, float *weight) {
     const Padded p = padded(s, s->from), e = padded(s, s->to);
-    const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group, pixels = s->height * s->width, per = p.rows * p.columns;
+    const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group;
+    const long pixels = s->height * s->width, per = p.rows * p.columns;
     const long size = POINTS * s->from * s->to;
     double *parts = calloc(CHUNKS * 2 * s->from, sizeof(double));
     const int chunks = chunks_of(s);
@@ -445,18 +454,18 @@ void convolve_back(const Shape *s, const float *flow, const float *shown, const 
                     for (long t = 0; t < count; t++)
                         transform_input(error + corner[t0 + t] * s->to, e.stride, s->to, d + t * s->to, block * s->to);
                     products(d, back, m, s->to, s->from, block);
-                    if (kind == 2) {
-                        finish(s, inside + t0, block, count, m, s->from, &f, 2);
+                    if (kind == GATED) {
+                        finish(s, inside + t0, block, count, m, s->from, &f, GATED);
                         add_sums(parts + chunk * 2 * s->from, partial, s->from);
                     } else
-                        finish(s, inside + t0, block, count, m, s->from, &f, 1);
+                        finish(s, inside + t0, block, count, m, s->from, &f, ADDED);
                 }
             }
         }
         free(image), free(error), free(v), free(d), free(m), free(partial), free(corner);
     }
     finish_weights(du, chunks, s->from, s->to, weight);
-    if (kind == 2) join_sums(parts, s->from, sums);
+    if (kind == GATED) join_sums(parts, s->from, sums);
     free(parts), free(du);
 }
 
