@@ -208,7 +208,7 @@ def test_a_measurement_that_fails_is_told_in_one_line(monkeypatch):
         raise compare.Failed("MemoryError")
 
     monkeypatch.setattr(compare, "measure", fail)
-    with pytest.raises(BadInput, match="a measurement failed: MemoryError; fewer --batches"):
+    with pytest.raises(BadInput, match="a measurement failed: MemoryError; if for lack of memory, name fewer"):
         bench_command.main(["--pairs", "1", "--device", "cpu"], standalone_mode=False)
 
 

@@ -144,6 +144,14 @@ def test_lanes_are_halved_again_and_again_and_the_last_one_gives_up_with_one_lin
     assert fake.closed
 
 
+@pytest.mark.parametrize("many", [2, 6])
+def test_lanes_that_are_short_of_memory_together_are_all_tried_again(many):
+    planned = digits_cells(unified_bound.PAPER, ["CE", "CE+DRW"], seeds=range(6))
+    outcome, fake = launched(planned, many, short={at: None for at in range(50, 50 + many)})
+    assert outcome.trained == len(planned) and not outcome.left
+    assert fake.at_once[-1] == 1
+
+
 def test_what_fits():
     assert memory.fitting(10e9, 1e9) == 9 and memory.fitting(0.5e9, 1e9) == 0
     assert memory.fitting(float("inf"), 0) > 1000
@@ -152,7 +160,7 @@ def test_what_fits():
 
 def counted(monkeypatch, planned, asked=None, work=1e12, cores=8, threads=1):
     monkeypatch.setattr(numerics, "cores", lambda: cores)
-    monkeypatch.setattr(numerics, "mode", lambda *of: numerics.Numerics("cpu", threads=threads))
+    monkeypatch.setattr(numerics, "mode", lambda *of, **how: numerics.Numerics("cpu", threads=threads))
     return local._how_many(together(planned, {"digits": "official"}), CPU, asked, work)
 
 

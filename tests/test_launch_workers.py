@@ -257,6 +257,28 @@ def test_ctrl_c_and_a_killed_command_leave_no_processes_and_lose_no_number(tmp_p
         assert without_clocks(one) == without_clocks(other)
 
 
+def test_no_worker_sees_ctrl_c(tmp_path):
+    code = """
+import multiprocessing, signal
+from replicate.launch.workers import _without_ctrl_c
+
+def blocked(queue):
+    queue.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=blocked, args=(queue,))
+    with _without_ctrl_c():
+        process.start()
+    print(queue.get())
+"""
+    file = tmp_path / "start.py"
+    file.write_text(code)
+    shown = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60)
+    assert shown.stdout == "True\n", shown.stderr
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "", "100000"])
 def test_numbers_of_workers_that_cannot_be(tmp_path, call_here, number):
     assert_refused(call_here(tmp_path, *PLAN, "--workers", number), repr(number), "--workers", "1 or more")

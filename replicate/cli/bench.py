@@ -53,12 +53,14 @@ def bench_command(
         raise BadInput(f"{threads} threads are more than the {cores()} cores that are here; name fewer, or leave out --threads")
     if picked.type != "cpu" and "two" in steps:
         raise BadInput(f"step 'two' is about cells on a CPU; on {picked} leave it out")
+    if threads == 1 and "two" in steps:
+        raise BadInput("step 'two' shares threads between two cells: --threads 1 is too few; name 2 or more, or leave it out")
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise BadInput(f"file {str(file)!r} cannot be written; name a file in a folder that is there")
     try:
         found = compare.compare(
             list(dict.fromkeys(names)),
-            steps or [step for step in STEPS if picked.type == "cpu" or step != "two"],
+            steps or [step for step in STEPS if step != "two" or (picked.type == "cpu" and (threads or cores()) > 1)],
             pairs=pairs,
             batches=batches,
             threads=threads or cores(),
@@ -67,7 +69,7 @@ def bench_command(
             said=lambda line: click.echo(line, err=True),
         )
     except compare.Failed as error:
-        raise BadInput(f"a measurement failed: {error}; fewer --batches or --threads need less memory") from None
+        raise BadInput(f"a measurement failed: {error}; if for lack of memory, name fewer --batches or --threads") from None
     click.echo(compare.render(found))
     if file is not None:
         try:

@@ -64,16 +64,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def mode(network: Network, device: torch.device, precision: str | None = None) -> Numerics:
+def mode(network: Network, device: torch.device, precision: str | None = None, *, whole: bool = True) -> Numerics:
     """The numerics mode of a cell with this network and precision (None: 32-bit floats with the framework's defaults) on this
-    device. Raises ``BadInput`` for a precision that the device does not have."""
+    device; ``whole``: all of the network is trained in every stage, batch norm too.
+
+    Raises ``BadInput`` for a precision that the device does not have.
+    """
     precision = require(precision, device)
     if device.type != "cpu":
         return Numerics(device.type, precision)
     if network.backbone in _SINGLE_THREADED:
         return Numerics("cpu", precision, threads=1)
-    compiled = network.backbone in _COMPILED and precision not in _HALVES and kernels.library() is not None
-    threads = None if compiled and network.backbone in _ON_ANY_THREADS else cores()
+    compiled = (
+        network.backbone in _COMPILED and network.channels == 3 and precision not in _HALVES and kernels.library() is not None
+    )
+    threads = None if compiled and whole and network.backbone in _ON_ANY_THREADS else cores()
     return Numerics("cpu", precision, threads, compiled)
 
 

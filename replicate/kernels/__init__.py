@@ -61,15 +61,19 @@ def _compile(compiler: list[str], path: Path) -> None:
 
 
 def _folder() -> Path:
-    """Where compiled kernels are kept between runs; a folder of this process's user beside other temporary files, where no
-    home can be written to."""
+    """Where compiled kernels are kept between runs: the user's cache or, where that cannot be written to, a folder of the
+    user's own beside other temporary files. Raises ``OSError`` if there is neither."""
     home = os.environ.get("XDG_CACHE_HOME")
     with contextlib.suppress(OSError, RuntimeError):
         folder = Path(home) / "replicate" if home else Path.home() / ".cache" / "replicate"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    return Path(tempfile.mkdtemp(prefix="replicate-kernels-"))
+    folder = Path(tempfile.gettempdir()) / f"replicate-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # nobody else's code is loaded
+        raise PermissionError(f"{folder} is another user's")
+    return folder
 
 
 def _processor() -> str:

@@ -53,9 +53,15 @@ INLINE long block_of(const Shape *s) { return s->from * s->to < FEW ? 16 : s->fr
 /* Parts of a sum over images: each has transformed weights of its own. */
 INLINE int chunks_of(const Shape *s) { return s->from * s->to < FEW ? CHUNKS : s->from * s->to <= MANY ? 8 : 4; }
 
+/* Memory or the end of the process, which its parent takes for what it is. */
 static float *room(size_t floats) {
     void *memory = NULL;
     return posix_memalign(&memory, 64, (floats ? floats : 1) * sizeof(float)) ? abort(), NULL : memory;
+}
+
+static double *zeros(size_t doubles) {
+    double *memory = calloc(doubles, sizeof(double));
+    return memory == NULL ? abort(), NULL : memory;
 }
 
 /* --- tiles ---------------------------------------------------------------------------------------------------------- */
@@ -296,14 +302,17 @@ typedef struct {
     float *out;         /* [images, height, width, channels] */
     const float *under; /* of GATED ones: the gate is max(0, scale * under + shift) */
     const float *scale, *shift;
-    float *sums;        /* [2][channels] of this block: of outputs, and of their squares or their products with `under` */
+    const float *pivot; /* near the mean of what is summed, which would cancel otherwise */
+    float *sums;        /* [2][channels] of this block: of outputs less pivot and of its squares; or of GATED outputs and of their
+                           products with `under` less pivot */
 } Finish;
 
 INLINE void finish(const Shape *s, const long *inside, long block, long tiles, const float *m, long channels, const Finish *f,
                    const int kind) {
     const long right = channels, below = s->width * channels;
     for (long k = 0; k < channels; k += LANES) {
-        vec sum = {0}, other = {0}, scale = {0}, shift = {0};
+        vec sum = {0}, other = {0}, scale = {0}, shift = {0}, pivot = {0};
+        if (kind != ADDED) pivot = LOAD(f->pivot + k);
         if (kind == GATED) scale = LOAD(f->scale + k), shift = LOAD(f->shift + k);
         for (long t = 0; t < tiles; t++) {
             vec made[4];
@@ -315,11 +324,11 @@ INLINE void finish(const Shape *s, const long *inside, long block, long tiles, c
                 if (kind == GATED) {
                     vec z = LOAD(f->under + to[i]);
                     v = (vec)((mask)v & (z * scale + shift > 0.0f));
-                    sum += v, other += v * z;
+                    sum += v, other += v * (z - pivot);
                 } else if (kind == ADDED)
                     v += LOAD(f->out + to[i]);
                 else
-                    sum += v, other += v * v;
+                    sum += v - pivot, other += (v - pivot) * (v - pivot);
                 STORE(f->out + to[i], v);
             }
         }
@@ -352,17 +361,19 @@ static void join_sums(const double *parts, long channels, double *sums) {
     }
 }
 
-/* Convolution of x, or of max(0, scale * x + shift), with transformed weights; sums [2][to] of its outputs and their squares. */
-void convolve(const Shape *s, const float *x, const float *scale, const float *shift, const float *ahead, float *out, double *sums) {
+/* Convolution of x, or of max(0, scale * x + shift), with transformed weights; sums [2][to] of its outputs less pivot and of the
+   squares of that. */
+void convolve(const Shape *s, const float *x, const float *scale, const float *shift, const float *ahead, const float *pivot,
+              float *out, double *sums) {
     const Padded p = padded(s, s->from);
     const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group;
     const long pixels = s->height * s->width, per = p.rows * p.columns;
-    double *parts = calloc(CHUNKS * 2 * s->to, sizeof(double));
+    double *parts = zeros(CHUNKS * 2 * s->to);
 #pragma omp parallel
     {
         float *image = room(group * p.floats), *v = room(POINTS * block * s->from), *m = room(POINTS * block * s->to);
         float *partial = room(2 * s->to);
-        long *corner = malloc(2 * group * per * sizeof(long)), *inside = corner + group * per;
+        long *corner = (long *)zeros(2 * group * per), *inside = corner + group * per;
         places(s, &p, group * per, corner, inside);
         memset(image, 0, group * p.floats * sizeof(float));
         memset(v, 0, POINTS * block * s->from * sizeof(float));
@@ -372,7 +383,7 @@ void convolve(const Shape *s, const float *x, const float *scale, const float *s
                 long first = item * group, many = least(group, s->images - first), tiles = many * per;
                 for (long n = 0; n < many; n++)
                     fill(s, s->from, &p, x + (first + n) * pixels * s->from, scale, shift, image + n * p.floats);
-                Finish f = {out + first * pixels * s->to, NULL, NULL, NULL, partial};
+                Finish f = {out + first * pixels * s->to, NULL, NULL, NULL, pivot, partial};
                 long next = (item + 1 < items ? first + group : first) * pixels;
                 for (long t0 = 0; t0 < tiles; t0 += block) {
                     long count = least(block, tiles - t0);
@@ -395,15 +406,15 @@ void convolve(const Shape *s, const float *x, const float *scale, const float *s
    behind it: those of the convolution's outputs z are of_flow * g + of_z * z + constant, channel by channel, where g is `flow`
    where `shown` is positive (NULL: everywhere). `gates`: NULL, or g is written there.
    The input's gradient is ADDED to `out`, or, GATED by max(0, scale * x + shift), written there with `sums` [2][from] of it and
-   of its products with x. */
+   of its products with x less pivot. */
 void convolve_back(const Shape *s, const float *flow, const float *shown, const float *z, const float *of_flow, const float *of_z,
                    const float *constant, float *gates, const float *x, const float *scale, const float *shift, const float *back,
-                   float *out, int kind, double *sums, float *weight) {
+                   const float *pivot, float *out, int kind, double *sums, float *weight) {
     const Padded p = padded(s, s->from), e = padded(s, s->to);
     const long block = block_of(s), group = together(s, &p), items = (s->images + group - 1) / group;
     const long pixels = s->height * s->width, per = p.rows * p.columns;
     const long size = POINTS * s->from * s->to;
-    double *parts = calloc(CHUNKS * 2 * s->from, sizeof(double));
+    double *parts = zeros(CHUNKS * 2 * s->from);
     const int chunks = chunks_of(s);
     float *du = room(chunks * size);
 #pragma omp parallel
@@ -411,7 +422,7 @@ void convolve_back(const Shape *s, const float *flow, const float *shown, const 
         float *image = room(group * p.floats), *error = room(group * e.floats);
         float *v = room(POINTS * block * s->from), *d = room(POINTS * block * s->to), *m = room(POINTS * block * s->from);
         float *partial = room(2 * s->from);
-        long *corner = malloc(2 * group * per * sizeof(long)), *inside = corner + group * per;
+        long *corner = (long *)zeros(2 * group * per), *inside = corner + group * per;
         places(s, &p, group * per, corner, inside);
         memset(image, 0, group * p.floats * sizeof(float));
         memset(error, 0, group * e.floats * sizeof(float));
@@ -437,7 +448,7 @@ void convolve_back(const Shape *s, const float *flow, const float *shown, const 
                     }
                 }
                 long next = (item + 1 < items ? first + group : first) * pixels;
-                Finish f = {out + first * pixels * s->from, x + first * pixels * s->from, scale, shift, partial};
+                Finish f = {out + first * pixels * s->from, x + first * pixels * s->from, scale, shift, pivot, partial};
                 for (long t0 = 0; t0 < tiles; t0 += block) {
                     long count = least(block, tiles - t0);
                     ask_ahead(x + next * s->from, group * pixels * s->from, t0, block, group * per, 0);
@@ -532,9 +543,11 @@ void weight_gradient(const Shape *s, long stride, const float *x, const float *f
 
 enum { RUN = 64 }; /* pixels whose sum is made in 32 bits */
 
-/* Sums [2][channels] over pixels of z and z^2; or, with `flow`, of g and g * z, g as above. */
-void channel_sums(long pixels, long channels, const float *z, const float *flow, const float *shown, double *sums) {
-    double *parts = calloc(CHUNKS * 2 * channels, sizeof(double));
+/* Sums [2][channels] over pixels of z less pivot and of its squares; or, with `flow`, of g, which is it where `shown` is positive,
+   and of its products with z less pivot. */
+void channel_sums(long pixels, long channels, const float *z, const float *flow, const float *shown, const float *pivot,
+                  double *sums) {
+    double *parts = zeros(CHUNKS * 2 * channels);
     const long runs = (pixels + RUN - 1) / RUN;
 #pragma omp parallel
     {
@@ -545,11 +558,9 @@ void channel_sums(long pixels, long channels, const float *z, const float *flow,
                 for (long k = 0; k < channels; k += LANES) {
                     vec sum = {0}, other = {0};
                     for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++) {
-                        vec v = LOAD(z + i * channels + k), g = v;
-                        if (flow != NULL) {
-                            g = LOAD(flow + i * channels + k);
-                            if (shown != NULL) g = (vec)((mask)g & (LOAD(shown + i * channels + k) > 0.0f));
-                        }
+                        vec v = LOAD(z + i * channels + k) - LOAD(pivot + k), g = v;
+                        if (flow != NULL)
+                            g = (vec)((mask)LOAD(flow + i * channels + k) & (LOAD(shown + i * channels + k) > 0.0f));
                         sum += g, other += g * v;
                     }
                     STORE(partial + k, sum);
@@ -563,9 +574,8 @@ void channel_sums(long pixels, long channels, const float *z, const float *flow,
     free(parts);
 }
 
-/* scale * z + shift, plus `added` unless NULL, then max(0, .) if `gated`. */
-void normalise(long pixels, long channels, const float *z, const float *scale, const float *shift, const float *added, int gated,
-               float *out) {
+/* max(0, scale * z + shift), or with `added` unless NULL within. */
+void normalise(long pixels, long channels, const float *z, const float *scale, const float *shift, const float *added, float *out) {
 #pragma omp parallel for schedule(static)
     for (long run = 0; run < (pixels + RUN - 1) / RUN; run++)
         for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++)
@@ -573,13 +583,13 @@ void normalise(long pixels, long channels, const float *z, const float *scale, c
                 long o = i * channels + k;
                 vec v = LOAD(z + o) * LOAD(scale + k) + LOAD(shift + k);
                 if (added != NULL) v += LOAD(added + o);
-                STORE(out + o, gated ? POSITIVE(v) : v);
+                STORE(out + o, POSITIVE(v));
             }
 }
 
-/* of_flow * g + of_z * z + constant; g as above, also written to `gates` unless NULL. */
+/* of_flow * g + of_z * z + constant, where g is `flow` where `shown` is positive (NULL: everywhere). */
 void normalise_back(long pixels, long channels, const float *flow, const float *shown, const float *z, const float *of_flow,
-                    const float *of_z, const float *constant, float *gates, float *out) {
+                    const float *of_z, const float *constant, float *out) {
 #pragma omp parallel for schedule(static)
     for (long run = 0; run < (pixels + RUN - 1) / RUN; run++)
         for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++)
@@ -587,20 +597,20 @@ void normalise_back(long pixels, long channels, const float *flow, const float *
                 long o = i * channels + k;
                 vec g = LOAD(flow + o);
                 if (shown != NULL) g = (vec)((mask)g & (LOAD(shown + o) > 0.0f));
-                if (gates != NULL) STORE(gates + o, g);
                 STORE(out + o, g * LOAD(of_flow + k) + LOAD(z + o) * LOAD(of_z + k) + LOAD(constant + k));
             }
 }
 
-/* From sums [2][channels] over `count` pixels of z and z^2: the batch's mean and 1 / standard deviation, and the affine function
-   scale * z + shift that batch norm is. Moves the running mean and unbiased variance. */
+/* From sums [2][channels] over `count` pixels of z less the running mean and of its squares: the batch's mean (in 32 bits too, as
+   the next `pivot`) and 1 / standard deviation, and the affine function scale * z + shift that batch norm is. Then moves the running
+   mean and unbiased variance. */
 void norm_of_batch(long count, long channels, const double *sums, const float *weight, const float *bias, double eps, double momentum,
-                   float *running_mean, float *running_variance, double *mean, double *inverse, float *scale, float *shift) {
+                   float *running_mean, float *running_variance, double *mean, double *inverse, float *pivot, float *scale, float *shift) {
     for (long k = 0; k < channels; k++) {
-        double variance = sums[channels + k] / count;
-        mean[k] = sums[k] / count;
-        variance -= mean[k] * mean[k];
+        double beside = sums[k] / count, variance = sums[channels + k] / count - beside * beside;
         if (variance < 0) variance = 0;
+        mean[k] = running_mean[k] + beside;
+        pivot[k] = mean[k];
         inverse[k] = 1 / sqrt(variance + eps);
         scale[k] = weight[k] * inverse[k];
         shift[k] = bias[k] - mean[k] * weight[k] * inverse[k];
@@ -619,12 +629,13 @@ void norm_of_running(long channels, const float *weight, const float *bias, doub
     }
 }
 
-/* From sums [2][channels] of g and g * z: gradients of batch norm's weight and bias, and the factors of the input's gradient
-   of_flow * g + of_z * z + constant. */
+/* From sums [2][channels] of g and of g * (z - pivot), pivot being the mean in 32 bits: gradients of batch norm's weight and bias,
+   and the factors of the input's gradient of_flow * g + of_z * z + constant. */
 void norm_back(long count, long channels, const double *sums, const float *weight, const double *mean, const double *inverse,
                float *by_weight, float *by_bias, float *of_flow, float *of_z, float *constant) {
     for (long k = 0; k < channels; k++) {
-        double of_bias = sums[k], of_weight = (sums[channels + k] - mean[k] * sums[k]) * inverse[k];
+        double of_bias = sums[k], beside = mean[k] - (float)mean[k];
+        double of_weight = (sums[channels + k] - beside * sums[k]) * inverse[k];
         double factor = weight[k] * inverse[k], of_input = -factor * inverse[k] * of_weight / count;
         by_weight[k] = of_weight, by_bias[k] = of_bias;
         of_flow[k] = factor, of_z[k] = of_input;

@@ -199,7 +199,8 @@ class Lane:
 def mode_of(cell: Cell, device: torch.device) -> numerics.Numerics:
     """The numerics mode of a cell on a device. Raises ``BadInput`` for a precision that the device does not have."""
     start = cell.programme.start
-    return numerics.mode(start.network, device, start.precision)
+    whole = all(row.trained is None and row.batch_norm is None for _, row in cell.programme.runs)
+    return numerics.mode(start.network, device, start.precision, whole=whole)
 
 
 def missing_measures(cell: Cell, store: Store, edition: str, measures: Sequence[str]) -> list[str]:

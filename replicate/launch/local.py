@@ -151,6 +151,7 @@ class _Running:
     group: Group
     left: dict[int, Cell]
     shown: bool  # a line of progress is its own
+    alone: bool  # nothing was beside it since it started
     work: float = 0.0
     note: str | None = None
 
@@ -226,7 +227,9 @@ class _Run:
         if not train and not measure:
             return False
         lane = next(lane for lane in range(self._many) if lane not in self._running)
-        self._running[lane] = _Running(group, dict(enumerate(train)), shown=bool(train))
+        for other in self._running.values():
+            other.alone = False
+        self._running[lane] = _Running(group, dict(enumerate(train)), shown=bool(train), alone=not self._running)
         self._given.update(map(id, train))
         if train:
             self._progress.begin(train[0], place, self._cells, len(train), lane)
@@ -286,12 +289,13 @@ class _Run:
         at_once = len(self._running)
         running = self._running.pop(lane)
         label = next(iter(running.left.values()), running.group.cells[0]).label
-        if at_once == 1:
+        if running.alone:
             raise BadInput(f"the memory is too short to train {label!r} alone; free some, or take another machine or --device")
         self._allowed, self._measured = max(1, at_once // 2), True
         self._schedule.again(running.group)
         self._progress.expect(running.work)
-        self._progress.end(f"memory is short: tried again with {self._allowed} at most side by side", lane)
+        if running.shown:
+            self._progress.end(f"memory is short: tried again with {self._allowed} at most side by side", lane)
 
 
 def measured_speed(cell: Cell, device: torch.device, steps: int = 4, *, side: int | None = None) -> float:

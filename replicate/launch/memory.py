@@ -44,13 +44,13 @@ def own_peak() -> float:
         import resource
     except ImportError:
         return 0.0
-    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    if sys.platform == "darwin":
-        return peak
-    with contextlib.suppress(OSError, IndexError, ValueError):
+    with contextlib.suppress(OSError, IndexError, ValueError, StopIteration):
+        # Not getrusage's: that of a started process begins with the peak of the one that started it.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = 1024.0 * float(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
         shared = float(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
-        return max(0.0, 1024.0 * peak - shared)
-    return 1024.0 * peak
+        return max(0.0, peak - shared)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 class Gpu:

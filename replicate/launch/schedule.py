@@ -67,11 +67,6 @@ class Schedule:
         self._reached: dict[Group, int] = {}  # of those that run: the latest epoch
         self._waits_for: dict[Group, tuple[Group, int]] = {}
 
-    @property
-    def left(self) -> int:
-        """Groups that are not finished."""
-        return len(self._waiting) + len(self._reached)
-
     def next(self) -> Group | None:
         """The first group that may start, which counts as running from then on; None if all have to wait, or none is left."""
         asked: dict[tuple[Group, int], bool] = {}

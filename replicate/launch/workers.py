@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, cast
 
@@ -186,8 +187,8 @@ class Workers:
         worker = self._workers.pop(lane)
         worker.channel.close()
         worker.process.join()
-        # This is how the system ends what takes more memory than there is.
-        if worker.process.exitcode == -signal.SIGKILL:
+        # This is how the system ends what takes more memory than there is, and how a kernel ends that gets none.
+        if worker.process.exitcode in (-signal.SIGKILL, -signal.SIGABRT):
             return MemoryShort()
         raise Broken(f"a worker process ended with exit code {worker.process.exitcode}")
 
@@ -213,6 +214,7 @@ class Workers:
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
     """Processes that are started inside never see Ctrl-C, which goes to all of a terminal's processes: this one ends them."""
+    resource_tracker.ensure_running()  # the first start would start it, and it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

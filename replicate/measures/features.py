@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from replicate.engine import numerics
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData, Examples, evaluation_batches, features_of
 from replicate.models import Classifier
@@ -26,7 +27,9 @@ def augmented_features(model: Classifier, data: DeviceData, augmentation: Augmen
     model.eval()
     feeder = data.train(augmentation)
     draws = feeder.draw(torch.arange(len(feeder)), generator(seed, "measured features"))
-    return torch.cat([model.backbone(feeder.batch(draws, *some)).cpu() for some in evaluation_batches(feeder)])
+    with numerics.forward(data.device):
+        batches = [model.backbone(feeder.batch(draws, *some)).cpu() for some in evaluation_batches(feeder)]
+    return numerics.widened(torch.cat(batches))
 
 
 def training_features(model: Classifier, data: DeviceData) -> Tensor:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from replicate.kernels.functions import on_one_thread
 from replicate.models.backbone import Backbone
 from replicate.models.batch_norm import fix_scale_and_shift
 from replicate.models.convnet import ConvNet3
@@ -51,6 +52,8 @@ class Classifier(nn.Module):
         """Features [B, d] and logits [B, C] of images [B, channels, H, W]; no gradient goes back through a fixed backbone."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not fixed_backbone):
             features: Tensor = self.backbone(images)
+        if isinstance(self.backbone, Backbone) and self.backbone.on_any_threads(images):
+            return features, on_one_thread(self.head, features)
         logits: Tensor = self.head(features)
         return features, logits
 

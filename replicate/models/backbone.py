@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
@@ -16,6 +16,10 @@ class Backbone(nn.Module):
     """
 
     width: int
+
+    def on_any_threads(self, images: Tensor) -> bool:
+        """Whether features of these images, and gradients, have the same bits on any number of threads of a CPU."""
+        return False
 
     def draw(self, layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
         """Draw weight and bias of ``layer`` in place, from ``generator`` alone. Here: :func:`framework_default`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from replicate.kernels.functions import convolution, norm_relu, on_one_thread, usable
+from replicate.kernels.functions import convolution, norm_relu, usable
 from replicate.models.backbone import Backbone, kaiming_normal_fan_in
 from replicate.models.batch_norm import BatchNorm2d
 from replicate.models.residual import ResidualBlock, convolutions
@@ -45,8 +45,12 @@ class ResNet32(Backbone):
         kaiming_normal_fan_in(layer, generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        if usable(images, (self.conv1,), (self.bn1,)):
+        if self.on_any_threads(images):
             x = norm_relu(convolution(images, self.conv1), self.bn1)
-            return on_one_thread(self.blocks(x).mean(dim=(2, 3)))
-        features: Tensor = self.blocks(functional.relu_(self.bn1(self.conv1(images))))
+        else:
+            x = functional.relu_(self.bn1(self.conv1(images)))
+        features: Tensor = self.blocks(x)
         return features.mean(dim=(2, 3))
+
+    def on_any_threads(self, images: Tensor) -> bool:
+        return usable(images, (self.conv1,), (self.bn1,))
