@@ -104,7 +104,7 @@ def _plan(
         click.echo(f"Second stages: {told}.")
     networks = dict.fromkeys(column.network for column in request.columns)
     shown = ", ".join(f"{name} {speeds[name]:,.0f} images/s" for name in networks)
-    click.echo(f"Time from the speed of a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
+    click.echo(f"Time of one cell after another, from a few steps just measured on {picked}: {shown}. Nothing was trained.\n")
 
 
 def _bytes(cells: Sequence[grids.Cell], kept: Callable[[Column], Set[str]]) -> int:
