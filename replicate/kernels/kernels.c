@@ -26,7 +26,8 @@ typedef int mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
 /* max(0, v), and NaN where v is: a network that has diverged must not look sound. */
-#define POSITIVE(v) ((vec)((mask)(v) & ~((v) < 0.0f)))
+#define POSITIVE(v) WHERE(~((v) < 0.0f), v)
+#define WHERE(condition, v) ((vec)((mask)(v) & (condition)))
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
@@ -278,6 +279,32 @@ static void finish_weights(float *du, long chunks, long from, long to, float *we
     }
 }
 
+/* --- pixels --------------------------------------------------------------------------------------------------------- */
+
+/* max(0, scale * z + shift), or with `added` unless NULL within. */
+INLINE void affine(long pixels, long channels, const float *z, const float *scale, const float *shift, const float *added,
+                   float *out) {
+    for (long i = 0; i < pixels * channels; i += channels)
+        for (long k = 0; k < channels; k += LANES) {
+            vec v = LOAD(z + i + k) * LOAD(scale + k) + LOAD(shift + k);
+            if (added != NULL) v += LOAD(added + i + k);
+            STORE(out + i + k, POSITIVE(v));
+        }
+}
+
+/* of_flow * g + of_z * z + constant, where g, also written to `gates` unless NULL, is `flow` where `shown` is positive (NULL:
+   everywhere). */
+INLINE void norm_gradient(long pixels, long channels, const float *flow, const float *shown, const float *z, const float *of_flow,
+                          const float *of_z, const float *constant, float *gates, float *out) {
+    for (long i = 0; i < pixels * channels; i += channels)
+        for (long k = 0; k < channels; k += LANES) {
+            vec g = LOAD(flow + i + k);
+            if (shown != NULL) g = WHERE(LOAD(shown + i + k) > 0.0f, g);
+            if (gates != NULL) STORE(gates + i + k, g);
+            STORE(out + i + k, g * LOAD(of_flow + k) + LOAD(z + i + k) * LOAD(of_z + k) + LOAD(constant + k));
+        }
+}
+
 /* --- images --------------------------------------------------------------------------------------------------------- */
 
 /* The inside of a padded image: x, or max(0, scale * x + shift). */
@@ -289,11 +316,7 @@ INLINE void fill(const Shape *s, long channels, const Padded *p, const float *x,
         if (scale == NULL)
             memcpy(o, row, s->width * channels * sizeof(float));
         else
-            for (long j = 0; j < s->width; j++)
-                for (long c = 0; c < channels; c += LANES) {
-                    vec v = LOAD(row + j * channels + c) * LOAD(scale + c) + LOAD(shift + c);
-                    STORE(o + j * channels + c, POSITIVE(v));
-                }
+            affine(s->width, channels, row, scale, shift, NULL, o);
     }
 }
 
@@ -323,7 +346,7 @@ INLINE void finish(const Shape *s, const long *inside, long block, long tiles, c
                 vec v = made[i];
                 if (kind == GATED) {
                     vec z = LOAD(f->under + to[i]);
-                    v = (vec)((mask)v & (z * scale + shift > 0.0f));
+                    v = WHERE(z * scale + shift > 0.0f, v);
                     sum += v, other += v * (z - pivot);
                 } else if (kind == ADDED)
                     v += LOAD(f->out + to[i]);
@@ -437,14 +460,8 @@ void convolve_back(const Shape *s, const float *flow, const float *shown, const 
                     fill(s, s->from, &p, x + (first + n) * pixels * s->from, scale, shift, image + n * p.floats);
                     for (long i = 0; i < s->height; i++) {
                         long at = ((first + n) * pixels + i * s->width) * s->to;
-                        float *o = error + n * e.floats + (i + 1) * e.stride + s->to;
-                        for (long j = 0; j < s->width * s->to; j += s->to)
-                            for (long k = 0; k < s->to; k += LANES) {
-                                vec g = LOAD(flow + at + j + k);
-                                if (shown != NULL) g = (vec)((mask)g & (LOAD(shown + at + j + k) > 0.0f));
-                                if (gates != NULL) STORE(gates + at + j + k, g);
-                                STORE(o + j + k, g * LOAD(of_flow + k) + LOAD(z + at + j + k) * LOAD(of_z + k) + LOAD(constant + k));
-                            }
+                        norm_gradient(s->width, s->to, flow + at, shown == NULL ? NULL : shown + at, z + at, of_flow, of_z, constant,
+                                      gates == NULL ? NULL : gates + at, error + n * e.floats + (i + 1) * e.stride + s->to);
                     }
                 }
                 long next = (item + 1 < items ? first + group : first) * pixels;
@@ -560,7 +577,7 @@ void channel_sums(long pixels, long channels, const float *z, const float *flow,
                     for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++) {
                         vec v = LOAD(z + i * channels + k) - LOAD(pivot + k), g = v;
                         if (flow != NULL)
-                            g = (vec)((mask)LOAD(flow + i * channels + k) & (LOAD(shown + i * channels + k) > 0.0f));
+                            g = WHERE(LOAD(shown + i * channels + k) > 0.0f, LOAD(flow + i * channels + k));
                         sum += g, other += g * v;
                     }
                     STORE(partial + k, sum);
@@ -574,31 +591,24 @@ void channel_sums(long pixels, long channels, const float *z, const float *flow,
     free(parts);
 }
 
-/* max(0, scale * z + shift), or with `added` unless NULL within. */
+/* As affine(). */
 void normalise(long pixels, long channels, const float *z, const float *scale, const float *shift, const float *added, float *out) {
 #pragma omp parallel for schedule(static)
-    for (long run = 0; run < (pixels + RUN - 1) / RUN; run++)
-        for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++)
-            for (long k = 0; k < channels; k += LANES) {
-                long o = i * channels + k;
-                vec v = LOAD(z + o) * LOAD(scale + k) + LOAD(shift + k);
-                if (added != NULL) v += LOAD(added + o);
-                STORE(out + o, POSITIVE(v));
-            }
+    for (long run = 0; run < (pixels + RUN - 1) / RUN; run++) {
+        long o = run * RUN * channels;
+        affine(least(RUN, pixels - run * RUN), channels, z + o, scale, shift, added == NULL ? NULL : added + o, out + o);
+    }
 }
 
-/* of_flow * g + of_z * z + constant, where g is `flow` where `shown` is positive (NULL: everywhere). */
+/* As norm_gradient(). */
 void normalise_back(long pixels, long channels, const float *flow, const float *shown, const float *z, const float *of_flow,
                     const float *of_z, const float *constant, float *out) {
 #pragma omp parallel for schedule(static)
-    for (long run = 0; run < (pixels + RUN - 1) / RUN; run++)
-        for (long i = run * RUN; i < least(pixels, (run + 1) * RUN); i++)
-            for (long k = 0; k < channels; k += LANES) {
-                long o = i * channels + k;
-                vec g = LOAD(flow + o);
-                if (shown != NULL) g = (vec)((mask)g & (LOAD(shown + o) > 0.0f));
-                STORE(out + o, g * LOAD(of_flow + k) + LOAD(z + o) * LOAD(of_z + k) + LOAD(constant + k));
-            }
+    for (long run = 0; run < (pixels + RUN - 1) / RUN; run++) {
+        long o = run * RUN * channels;
+        norm_gradient(least(RUN, pixels - run * RUN), channels, flow + o, shown == NULL ? NULL : shown + o, z + o, of_flow, of_z,
+                      constant, NULL, out + o);
+    }
 }
 
 /* From sums [2][channels] over `count` pixels of z less the running mean and of its squares: the batch's mean (in 32 bits too, as
