@@ -36,6 +36,7 @@ from replicate.engine import loop
 from replicate.engine.cell import record_of
 from replicate.engine.numerics import Numerics
 from replicate.engine.state import History, balanced
+from replicate.launch.memory import of_process
 from replicate.models import build
 from replicate.models.heads import CosineHead
 from replicate.protocol import (
@@ -295,7 +296,7 @@ def _measure(quantity: Quantity, size: int, there: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         globals()["FOLDER"] = folder
         work = quantity.ready(size)
-        before = memory("VmRSS")
+        before = of_process("VmRSS")
         with contextlib.suppress(OSError):  # from here on the peak counts
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         seconds = []
@@ -303,16 +304,7 @@ def _measure(quantity: Quantity, size: int, there: Any) -> None:
             began = time.process_time()
             work()
             seconds.append(time.process_time() - began)
-        there.send({"seconds": min(seconds), "bytes": max(0, memory("VmHWM") - before)})
-
-
-def memory(name: str) -> int:
-    """Bytes of this process by the system's name for them; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{name}:"):
-                return 1024 * int(line.split()[1])
-    return 0
+        there.send({"seconds": min(seconds), "bytes": max(0, of_process("VmHWM") - before)})
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:

@@ -7,12 +7,12 @@ line, so that two of them can start together.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 
 import torch
 
 from replicate.bench.task import Task
+from replicate.launch import memory
 
 
 def ready() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         else:
             from replicate.bench.engine import measured
         told = {"seconds": measured(task, ready)}
-        told["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        told["peak_bytes"] = memory.peak()
         if device.type == "cuda":
             told["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     print(json.dumps(told), flush=True)

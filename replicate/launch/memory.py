@@ -38,19 +38,33 @@ def available() -> float:
     return free
 
 
-def own_peak() -> float:
-    """The most that this process has taken so far in bytes, without what it shares with others; 0 where that is not told."""
+def of_process(name: str) -> int:
+    """Bytes of this process by the system's name for them, such as ``VmHWM``; 0 where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def peak() -> int:
+    """The most bytes that this process has taken so far; 0 where that is not told."""
+    # First, since getrusage's of a started process begins with the peak of the one that started it.
+    if told := of_process("VmHWM"):
+        return told
     try:
         import resource
     except ImportError:
-        return 0.0
-    with contextlib.suppress(OSError, IndexError, ValueError, StopIteration):
-        # Not getrusage's: that of a started process begins with the peak of the one that started it.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peak = 1024.0 * float(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def own_peak() -> float:
+    """As :func:`peak`, without what the process shares with others."""
+    shared = 0.0
+    with contextlib.suppress(OSError, IndexError, ValueError):
         shared = float(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
-        return max(0.0, peak - shared)
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return max(0.0, peak() - shared)
 
 
 class Gpu:
