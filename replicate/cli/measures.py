@@ -154,6 +154,7 @@ def _sample_of(paper: Paper, found: Sequence[Chosen], images: Images, kept: Stor
     from replicate.engine import numerics
     from replicate.engine.cell import restored
     from replicate.engine.loop import DeviceData
+    from replicate.launch.lanes import mode_of
     from replicate.measures.logits import image_logits
     from replicate.report import logits
 
@@ -161,7 +162,7 @@ def _sample_of(paper: Paper, found: Sequence[Chosen], images: Images, kept: Stor
     shown = DeviceData(split(images, programme.start.data), programme, device)
     if not 0 <= index < len(shown.test):
         raise BadInput(f"test image {index} is not there; {found[0].cell.column.name} has 0 to {len(shown.test) - 1}")
-    numerics.enter(numerics.mode(programme.start.network, device))
+    numerics.enter(mode_of(found[0].cell, device))
     rows: list[tuple[str, int, list[float]]] = []
     for one in found:
         cell = one.cell
