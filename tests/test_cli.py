@@ -299,15 +299,16 @@ def uninterrupted(tmp_path_factory):
     return SimpleNamespace(folder=folder, told=call(folder, "unified-bound", *FULL))
 
 
-def stopped(folder, number):
-    """Start the run, send it a signal as soon as it has saved a further state, and wait for its end."""
+def stopped(folder, number, arguments=("unified-bound", *FULL), stop=os.kill):
+    """Start a run in a group of processes of its own, ``stop`` it by a signal as soon as it has saved a further state, and wait
+    for its end; returns what it told and its number."""
     saved = len(checkpoints(folder))
     # A shell that runs the tests in the background has them ignore Ctrl-C, and what a process ignores, its children do too.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [*script(), "unified-bound", *FULL],
-            cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [*script(), *arguments], cwd=folder, env=environment(), start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -315,19 +316,19 @@ def stopped(folder, number):
         deadline = time.monotonic() + 120
         while len(checkpoints(folder)) == saved and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(number)
+        stop(process.pid, number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    return Told(process.returncode, out, err)
+    return Told(process.returncode, out, err), process.pid
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """The same run killed, stopped by Ctrl-C, and finished, one after another in one folder; ``copy``: that after the kill."""
     folder = tmp_path_factory.mktemp("interrupted")
-    killed = stopped(folder, signal.SIGKILL)
+    killed, _ = stopped(folder, signal.SIGKILL)
     saved = [path.name for path in checkpoints(folder)]
     whole = {path.name: bool(torch.load(path, weights_only=True)) for path in checkpoints(folder)}
     # What a process leaves that is killed while it writes; the real one is almost never caught at it.
@@ -336,7 +337,7 @@ def interrupted(tmp_path_factory):
     (place / f".{'0' * 24}-s0.json.1.0a1b2c3d").write_bytes(b'{"format":1,"key":"')
     (checkpoints(folder)[0].parent / f".{checkpoints(folder)[0].name}.1.0a1b2c3d").write_bytes(b"PK\x03\x04")
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("killed") / "copy")
-    ctrl_c = stopped(folder, signal.SIGINT)
+    ctrl_c, _ = stopped(folder, signal.SIGINT)
     between = len(records(folder))
     return SimpleNamespace(
         folder=folder, killed=killed, saved=saved, whole=whole, copy=copy, ctrl_c=ctrl_c, between=between,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training import assert_equal, run, told, train_until
+from training import assert_equal, run, through, told, train_until
 
 from papers.unified_bound import PAPER
 from replicate import grid, losses, measures
@@ -448,14 +448,7 @@ def test_gpu_is_near_the_cpu_and_resumes_bit_for_bit(short_paper, digits, method
     states = {}
     for name, device in (("cpu", CPU), ("cuda", cuda), ("again", cuda)):
         data = DeviceData(split(digits, cell.programme.start.data), cell.programme, device)
-        state = loop.start(cell.programme, 0, device)
-        for epoch in range(1, 7):
-            if name == "again" and epoch == 4:
-                state.save(tmp_path / "halfway.pt")
-                state = loop.start(cell.programme, 0, device)
-                assert state.restore(tmp_path / "halfway.pt")
-            loop.train_epoch(state, cell.programme.epoch(epoch), data, 0)
-        states[name] = state
+        states[name] = through(cell.programme, data, 3 if name == "again" else None, tmp_path / "halfway.pt")
     assert_equal(weights(states["cuda"]), weights(states["again"]))
     assert states["cuda"].history.loss[0] == pytest.approx(states["cpu"].history.loss[0], rel=2e-2)
     assert isinstance(states["cuda"], State) and os.path.exists(tmp_path / "halfway.pt")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from training import assert_equal, run, told
+from training import assert_equal, run, through, told
 
 from papers.unified_bound import PAPER
 from replicate import grid
@@ -106,16 +106,7 @@ def test_the_command_marks_what_it_prints(tmp_path):
 def test_a_run_in_16_bit_floats_resumes_bit_for_bit(short_paper, data, digits, tmp_path):
     cell = cell_of(short_paper, "bfloat16")
     mode = entered(cell)
-    states = []
-    for name in ("whole", "resumed"):
-        state = loop.start(cell.programme, 0, CPU)
-        for number in range(1, cell.programme.length + 1):
-            if name == "resumed" and number == 4:
-                state.save(tmp_path / "half.pt")
-                state = loop.start(cell.programme, 0, CPU)
-                assert state.restore(tmp_path / "half.pt")
-            loop.train_epoch(state, cell.programme.epoch(number), data, 0)
-        states.append(state)
+    states = [through(cell.programme, data), through(cell.programme, data, 3, tmp_path / "half.pt")]
     assert_equal(states[0].tensors(), states[1].tensors())
     assert all(value.dtype == torch.float32 for value in states[0].model.parameters())
     record, _ = train_cell(cell, data, Store(tmp_path / "store"), digits.edition, mode)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training import assert_equal, run, told, train_until
+from training import assert_equal, run, through, told, train_until
 
 from papers import wb
 from replicate import adjust, grid
@@ -335,14 +335,7 @@ def test_chains_on_a_gpu_are_near_the_cpu_and_resume_bit_for_bit(method, digits,
     states = {}
     for name, device in (("cpu", CPU), ("cuda", cuda), ("again", cuda)):
         part = DeviceData(split(digits, cell.programme.start.data), cell.programme, device)
-        state = loop.start(cell.programme, 0, device)
-        for epoch in range(1, cell.programme.length + 1):
-            if name == "again" and epoch == 3:
-                state.save(tmp_path / "halfway.pt")
-                state = loop.start(cell.programme, 0, device)
-                assert state.restore(tmp_path / "halfway.pt")
-            loop.train_epoch(state, cell.programme.epoch(epoch), part, 0)
-        states[name] = state
+        states[name] = through(cell.programme, part, 2 if name == "again" else None, tmp_path / "halfway.pt")
     assert_equal(states["cuda"].tensors(), states["again"].tensors())
     assert states["cuda"].history.loss[0] == pytest.approx(states["cpu"].history.loss[0], rel=2e-2)
 

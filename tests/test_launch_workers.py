@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_cli
 import torch
 from launching import alone, assert_alike, several
-from test_cli import Told, assert_refused, call_here, checkpoints, environment, records, script, without_clocks
+from test_cli import assert_refused, call_here, environment, records, without_clocks
 from training import run
 
 from replicate.data.longtail import split
@@ -217,25 +218,10 @@ def gone(group):
 def stopped(folder, number, stop):
     """Start the plan with two workers, and once a further checkpoint is there, stop the whole group of processes or the first
     one alone; returns what it told, and whether all its processes are gone."""
-    saved = len(checkpoints(folder))
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [*script(), *PLAN, "--workers", "2"], cwd=folder, env=environment(), start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    try:
-        until = time.monotonic() + 120
-        while len(checkpoints(folder)) == saved and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
-        stop(process.pid, number)
-        out, err = process.communicate(timeout=60)
-        return Told(process.returncode, out, err), gone(process.pid)
-    finally:
-        if not gone(process.pid):
-            os.killpg(process.pid, signal.SIGKILL)
+    told, group = test_cli.stopped(folder, number, (*PLAN, "--workers", "2"), stop)
+    if not (all_gone := gone(group)):
+        os.killpg(group, signal.SIGKILL)
+    return told, all_gone
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import torch
 
 from replicate import grid
+from replicate.engine import loop
 from replicate.engine.cell import train_cell
 from replicate.launch import local
 
@@ -34,6 +35,18 @@ def train_until(stop, cell, data, store, edition, mode):
         each_epoch=lambda number, history, seconds: seen.append(number),
         out_of_time=lambda: seen[-1] >= stop,
     )
+
+
+def through(programme, data, halfway=None, path=None):
+    """The state of seed 0 after all epochs; or one that was saved at ``path`` after ``halfway`` of them and went on from it."""
+    state = loop.start(programme, 0, data.device)
+    for number in range(1, programme.length + 1):
+        if halfway == number - 1:
+            state.save(path)
+            state = loop.start(programme, 0, data.device)
+            assert state.restore(path)
+        loop.train_epoch(state, programme.epoch(number), data, 0)
+    return state
 
 
 def told(record):
