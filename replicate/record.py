@@ -176,7 +176,7 @@ def _json(value: Any) -> bytes:
 def seeds_in(folder: str) -> Mapping[str, Set[int]]:
     """Seeds with a Record in one folder, by the first 24 digits of the programme key."""
     found: dict[str, set[int]] = {}
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
             if match := NAME.fullmatch(name):
                 found.setdefault(match["key"], set()).add(int(match["seed"]))
@@ -290,6 +290,15 @@ class Store:
         """Raises ``BadInput`` if the store cannot be written."""
         place = f"{source}@{edition}"
         return self._write(self.root / "measures" / place / name / file_name(trained_key, seed), told)
+
+    def files(
+        self, source: str, edition: str, programme_key: str, trained_key: str, seed: int, measures: Sequence[str]
+    ) -> Iterator[Path]:
+        """The store's own files of a cell: its Record, then those of these Measures that it has."""
+        place = f"{source}@{edition}"
+        records = self.root / "records" / place / file_name(programme_key, seed)
+        of_measures = (self.root / "measures" / place / name / file_name(trained_key, seed) for name in measures)
+        yield from (path for path in (records, *of_measures) if path.is_file())
 
     def checkpoint(self, source: str, edition: str, key: str, epoch: int, seed: int) -> Path:
         """Where the state after ``epoch`` with this chain key belongs."""

@@ -727,12 +727,12 @@ def test_quick_run_on_real_cifar(tmp_path, cifar_folder):
     assert err.count("is not the official release") == (0 if official else 1)
     stem = "table1.quick" if official else f"table1.{edition}.quick"
     text = (tmp_path / f"results/unified_bound/{stem}.txt").read_text()
-    assert text in out
     for told in (json.loads(path.read_text()) for path in records(tmp_path)):
         assert told["class_counts"][0] == 5000 and told["class_counts"][-1] == 50
 
     where = ("--table", "1", "--quick", "--dataset", "cifar10-lt", "--ratio", "100")
-    assert call_without_torch(tmp_path, "tables", *where).out.strip() == text.strip()
+    assert call_without_torch(tmp_path, "tables", *where).out.strip() in out
+    assert call_without_torch(tmp_path, "tables", "--table", "1", "--quick").out.strip() == text.strip()
     code, out, err = call_without_torch(tmp_path, "diff", "unified-bound", *where)
     assert (code, err) == (0, "") and len(re.findall(r" not comparable$", out, re.M)) == 2
     again = call(tmp_path, *CIFAR, *which, "--data", str(cifar_folder))

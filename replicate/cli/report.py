@@ -145,7 +145,6 @@ def table_printer(
 @click.option("--second-run", is_flag=True, help="The authors' own second run against their table, where there is one.")
 def diff_command(paper: str, store: Path, results: Path, form: str, second_run: bool, **which: Any) -> None:
     """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs."""
-    from replicate.data.sources import comparability
     from replicate.report import diff
 
     if second_run:
@@ -158,17 +157,7 @@ def diff_command(paper: str, store: Path, results: Path, form: str, second_run: 
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
-            rows = diff.compare(
-                kept,
-                request.paper,
-                request.table,
-                edition_of=editions,
-                comparability={source: comparability(source, edition) for source, edition in editions.items()},
-                variant=request.variant,
-                quick=request.quick,
-                columns=columns,
-                grid=request.grid,
-            )
+            rows = compared(request, kept, columns, editions)
             if all(row.replica is None for row in rows):
                 continue
             shown += 1
@@ -177,6 +166,25 @@ def diff_command(paper: str, store: Path, results: Path, form: str, second_run: 
         if not shown:
             click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
     sys.exit(worst)
+
+
+def compared(request: Request, kept: Store, columns: Sequence[Column], editions: Mapping[str, str]) -> list[Any]:
+    """The request's table in these columns against the published one, number by number."""
+    from replicate.data.sources import comparability
+    from replicate.report import diff
+
+    assert request.table is not None
+    return diff.compare(
+        kept,
+        request.paper,
+        request.table,
+        edition_of=editions,
+        comparability={source: comparability(source, edition) for source, edition in editions.items()},
+        variant=request.variant,
+        quick=request.quick,
+        columns=columns,
+        grid=request.grid,
+    )
 
 
 def _second_runs(paper: Paper, form: str, which: Mapping[str, Any]) -> None:
@@ -210,7 +218,7 @@ def claims_command(paper: str | None, store: Path, results: Path, form: str, **w
     for name in [paper] if paper else PAPERS:
         loaded = load_paper(name)
         try:
-            found = list(_judged(loaded, reader(store, results, loaded), **which))
+            found = list(judged_claims(loaded, reader(store, results, loaded), **which))
         except BadInput as error:  # another paper may know it
             refused.append(error)
             continue
@@ -222,7 +230,7 @@ def claims_command(paper: str | None, store: Path, results: Path, form: str, **w
     click.echo("\n".join(told) if form != "csv" else told[0] + "".join(part.partition("\n")[2] for part in told[1:]), nl=False)
 
 
-def _judged(
+def judged_claims(
     paper: Paper, kept: Store, *, table: str | None, datasets: Sequence[str], variant: str | None, selection: str
 ) -> Iterator[Any]:
     """Claims on published numbers, then on ours in one edition of the data after another. Raises ``BadInput`` for none."""

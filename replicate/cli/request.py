@@ -80,6 +80,23 @@ class Request:
             raise Elsewhere(f"variant {variant!r} moves nothing in {self._where}; leave out --variant, or name another table")
         self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
 
+    @classmethod
+    def of_table(
+        cls, paper: Paper, table: Table, *, grid: str | None = None, variant: str | None = None, quick: bool = False
+    ) -> Request:
+        """A whole table: every row, column and stand-in. Raises ``Elsewhere`` if the variant moves nothing there."""
+        everything: dict[str, Any] = {"datasets": (), "ratios": (), "networks": (), "methods": ()}
+        other = None if grid == table.grid else grid
+        request = cls(paper, table=table.number, grid=other, variant=variant, quick=quick, **everything)
+        if variant is None:
+            request.columns += [column for column in table.stand_ins if column not in request.columns]
+        return request
+
+    def whole(self) -> Request:
+        """The same table under the same grid and variant, with every row, column and stand-in."""
+        assert self.table is not None
+        return Request.of_table(self.paper, self.table, grid=self.grid, variant=self.variant, quick=self.quick)
+
     @property
     def _where(self) -> str:
         return f"table {self.table.number}" if self.table else f"grid {self.grid}"
@@ -122,12 +139,19 @@ class Request:
         return list(dict.fromkeys(column.data.source for column in self.columns))
 
     def cells(self) -> list[grids.Cell]:
+        return self._cells(self.columns, self.seeds)
+
+    def programmes(self, source: str) -> list[grids.Programme]:
+        """What is trained on one data set, whatever the seed."""
+        return [cell.programme for cell in self._cells([c for c in self.columns if c.data.source == source], (0,))]
+
+    def _cells(self, columns: Sequence[Column], seeds: Sequence[int]) -> list[grids.Cell]:
         return grids.cells(
             self.paper,
             self.grid,
-            columns=self.columns,
+            columns=columns,
             methods=self.methods,
-            seeds=self.seeds,
+            seeds=seeds,
             variant=self.variant,
             quick=self.quick,
             precision=self.precision,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from replicate.cli.options import (
-    FORMATS,
     Minutes,
     Workers,
     where_data,
@@ -22,8 +21,8 @@ from replicate.cli.options import (
 )
 from replicate.cli.plan import plan_all
 from replicate.cli.report import table_printer
-from replicate.cli.request import Request, asked_for, counted, load_images, load_paper, planned_cells, read_images
-from replicate.errors import BadInput
+from replicate.cli.request import Request, asked_for, counted, load_images, load_paper, planned_cells, read_images, reader
+from replicate.cli.results import write_claims, write_tables
 from replicate.grid import PRECISIONS
 from replicate.record import Store
 
@@ -137,7 +136,7 @@ def _run(
 
 
 def _show(request: Request, store: Store, editions: Mapping[str, str], results: Path) -> None:
-    """Print the request's table in text, and write it in every format where results belong."""
+    """Print what was asked for of the request's table, and write the whole of it where results belong."""
     if request.table is None or request.precision is not None:
         click.echo(_summary(request, store, editions))
         if request.precision is not None:
@@ -150,35 +149,13 @@ def _show(request: Request, store: Store, editions: Mapping[str, str], results: 
         click.echo("no cell is finished yet: there is no table to print")
         return
     click.echo(printer(format="text"))
-    stem = results / request.paper.name / _file_stem(request, editions)
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for form, suffix in FORMATS.items():
-            stem.with_name(f"{stem.name}.{suffix}").write_text(printer(format=form), encoding="utf-8")
-    except OSError as error:
-        raise BadInput(
-            f"results {str(results)!r} cannot be written ({error.strerror}); name another folder with --results"
-        ) from None
-    click.echo(f"This table as text, Markdown, CSV and LaTeX: {stem}.*; its Records: {store.root}/records")
-
-
-def _file_stem(request: Request, editions: Mapping[str, str]) -> str:
-    """Such as ``table1``, ``table1.digits``, ``table1.cifar10@0123456789ab.text``: what may not be mixed has its own name."""
-    assert request.table is not None
-    parts = [f"table{request.table.number}"]
-    if request.grid != request.table.grid:
-        parts.append(request.grid)
-    stand_in = {column.data.source for column in request.columns if column.stand_in}
-    for source in sorted({column.data.source for column in request.columns}):
-        if source in stand_in:
-            parts.append(source)
-        elif editions[source] != "official":
-            parts.append(f"{source}@{editions[source]}")
-    if request.variant:
-        parts.append(request.variant)
-    if request.quick:
-        parts.append("quick")
-    return ".".join(parts)
+    kept = reader(store.root, results, request.paper)
+    trained = {source: editions[source] for source in request.sources}
+    stems = write_tables(request, kept, results, trained)
+    if not request.quick and not all(column.stand_in for column in request.columns):
+        write_claims(request.paper, kept, results)
+    told = ", ".join(f"{stem}.*" for stem in stems)
+    click.echo(f"This table as text, Markdown, CSV and LaTeX: {told}; its Records: {store.root}/records")
 
 
 def _summary(request: Request, store: Store, editions: Mapping[str, str]) -> str:

@@ -264,12 +264,13 @@ def render(rows: Sequence[Row], format: str) -> str:
     markdown = format == "markdown"
     lines = [f"**{_title(rows)}**" if markdown else _title(rows)] if rows else []
     heads = ("row", "replica", "seeds", "published", "difference", "90 % interval", "verdict")
+    without: list[str] = []
     for path, alike in itertools.groupby(rows, key=lambda row: row.path):
         here = list(alike)
-        lines += ["", f"### {path}" if markdown else path]
         if all(row.replica is None for row in here):
-            lines.append("No Records." if not markdown else "\nNo Records.")
+            without.append(path)
             continue
+        lines += ["", f"### {path}" if markdown else path]
         shown = [_line(row) for row in here]
         if markdown:
             shown = [tuple(formats.escape_markdown(text) for text in line) for line in shown]
@@ -283,7 +284,7 @@ def render(rows: Sequence[Row], format: str) -> str:
         for claim in gains:
             lines += formats.wrapped(claim, markdown)
     lines.append("")
-    for note in (*_counts(rows), *_remarks(rows), *RULES.splitlines()):
+    for note in (*_counts(rows), *_without(without), *_remarks(rows), *RULES.splitlines()):
         lines += formats.wrapped(note, markdown)
     return "\n".join(lines) + "\n"
 
@@ -446,6 +447,11 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
             "Replica: the best of our seeds for each number by itself; where we have another number of seeds than the paper, "
             "the mean plus c s, which the best of as many seeds as the paper's is expected to be."
         )
+
+
+def _without(paths: Sequence[str]) -> Iterator[str]:
+    if paths:
+        yield f"No Records: {'; '.join(paths)}."
 
 
 def _remarks(rows: Sequence[Row]) -> Iterator[str]:

@@ -1,0 +1,171 @@
+"""What is written in the results folder: whole tables, verdicts, claims, and the Records behind them."""
+
+import json
+import os
+import shutil
+
+import pytest
+from fake_records import COLUMN, write_level
+from test_cli import ROOT, SUFFIXES, assert_refused, call, call_here, call_without_torch, contents, copy, quick
+
+from papers.unified_bound import PAPER
+from replicate import grid
+from replicate.record import Store
+
+__all__ = ["call_here", "copy", "quick"]  # fixtures
+
+C10, C10_STEP, C100 = COLUMN["cifar10-lt/100"], COLUMN["cifar10-step/100"], COLUMN["cifar100-lt/100"]
+OTHER = "0123456789ab"  # an edition
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # many small files
+
+
+def fill(folder, columns=(C10,), methods=("CE", "CE+DRW"), edition="official", level=70.0, **options):
+    store = Store(folder / "store")
+    for seed in range(3):
+        for cell in grid.cells(PAPER, "table", columns=columns, methods=methods, seeds=(seed,), **options):
+            write_level(store, cell, level + seed, edition=edition)
+            store.write_measure("class_bound", cell.programme.start.data.source, edition,
+                                cell.programme.keys(edition)[-1], seed, {"seed": seed})  # fmt: skip
+
+
+def names(folder, paper="unified_bound"):
+    return {path.name for path in (folder / "results" / paper).iterdir() if path.is_file()}
+
+
+def of(stem, verdicts=True):
+    files = {f"{stem}.{suffix}" for suffix in SUFFIXES.values()}
+    return files | ({f"{stem}.verdicts.md", f"{stem}.verdicts.csv"} if verdicts else set())
+
+
+CLAIMS = {"claims.md", "claims.csv"}
+
+
+def test_the_committed_folder_is_what_the_command_writes_from_its_records(tmp_path):
+    """On a fresh clone: nothing is trained, nothing changes."""
+    if not (ROOT / "results").is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    code, out, err = call_without_torch(tmp_path, "results")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 3
+    after = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert [str(path) for path in after if after[path] != before[path]] == []
+
+
+def test_records_measures_tables_verdicts_and_claims_go_to_the_folder(tmp_path, call_here):
+    fill(tmp_path)
+    code, out, err = call_here(tmp_path, "results", "unified-bound")
+    assert (code, err) == (0, "")
+    assert out == "results/unified_bound: 1 table written; records: 6 of 6 copied; measures: 6 of 6 copied\n"
+    assert names(tmp_path) == of("table1") | CLAIMS
+    for kind in ("records", "measures"):
+        kept, copied = (contents(tmp_path / root / kind) for root in ("store", "results/unified_bound"))
+        assert kept.keys() == copied.keys()
+        for name in kept:
+            told = [(tmp_path / root / kind / name).read_bytes() for root in ("store", "results/unified_bound")]
+            assert told[0] == told[1]
+    # The same from the folder alone, as from a clone of it; and again, where nothing is new.
+    shutil.rmtree(tmp_path / "store")
+    files = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    assert call_here(tmp_path, "results", "unified-bound")[:1] == (0,)
+    assert files == {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    for command, file in ((("tables",), "table1.txt"), (("diff", "--format", "csv"), "table1.verdicts.csv")):
+        told = call_here(tmp_path, command[0], "unified-bound", *command[1:])
+        assert told.out == (tmp_path / "results/unified_bound" / file).read_text()
+
+
+def test_files_hold_what_was_there_before_and_the_store_comes_first(tmp_path, call_here):
+    fill(tmp_path, methods=("CE",), level=60.0)
+    assert call_here(tmp_path, "results", "unified-bound").code == 0
+    shutil.rmtree(tmp_path / "store")
+    fill(tmp_path, methods=("CE+DRW",), level=70.0)
+    assert call_here(tmp_path, "results", "unified-bound").code == 0
+    text = (tmp_path / "results/unified_bound/table1.csv").read_text()
+    assert ",61.0000," in text and ",71.0000," in text
+    fill(tmp_path, methods=("CE",), level=65.0)
+    code, out, _ = call_here(tmp_path, "results", "unified-bound")
+    assert code == 0 and "records: 3 of 6 copied" in out and "measures: 0 of 6 copied" in out
+    assert ",66.0000," in (tmp_path / "results/unified_bound/table1.csv").read_text()
+    assert len(list((tmp_path / "results/unified_bound/records").rglob("*.json"))) == 6
+
+
+def test_official_data_share_a_file_and_every_other_edition_has_its_own(tmp_path, call_here):
+    """Names stay as they are when more is trained, so that no file is left behind."""
+    fill(tmp_path)
+    call_here(tmp_path, "results", "unified-bound")
+    fill(tmp_path, columns=(C10_STEP, C100))
+    call_here(tmp_path, "results", "unified-bound")
+    assert names(tmp_path) == of("table1") | CLAIMS
+    fill(tmp_path, columns=(C10, C100), edition=OTHER)
+    call_here(tmp_path, "results", "unified-bound")
+    assert names(tmp_path) == of("table1") | of(f"table1.cifar10@{OTHER}") | of(f"table1.cifar100@{OTHER}") | CLAIMS
+    verdicts = (tmp_path / f"results/unified_bound/table1.cifar100@{OTHER}.verdicts.csv").read_text()
+    assert "other split" in verdicts and "CIFAR-10/" not in verdicts
+
+
+def test_stand_ins_have_no_verdicts_and_variants_a_table_of_their_own(tmp_path, call_here):
+    fill(tmp_path, columns=(COLUMN["digits/45"],))
+    fill(tmp_path, methods=("CE+DRW",), variant="text")
+    call_here(tmp_path, "results", "unified-bound")
+    assert names(tmp_path) == of("table1.digits", verdicts=False) | of("table1.text") | CLAIMS
+    assert "variant text" in (tmp_path / "results/unified_bound/table1.text.verdicts.csv").read_text()
+
+
+def test_another_grid_is_written_where_it_adds_to_the_table(tmp_path, call_here):
+    fill(tmp_path)
+    call_here(tmp_path, "results", "unified-bound")
+    assert names(tmp_path) == of("table1") | CLAIMS  # CE and CE+DRW stand in the whole search, too
+    searched = next(
+        cell
+        for cell in grid.cells(PAPER, "full", columns=[C10], methods=["VS"])
+        if dict(cell.point) == {"tau": 2.0, "gamma": 0.25}
+    )
+    write_level(Store(tmp_path / "store"), searched, 75.0)
+    call_here(tmp_path, "results", "unified-bound")
+    assert names(tmp_path) == of("table1") | of("table1.full") | CLAIMS
+
+
+def test_quick_runs_and_other_papers_records_stay_in_the_store(tmp_path, call_here):
+    fill(tmp_path, quick=True)
+    code, out, _ = call_here(tmp_path, "results", "unified-bound")
+    assert code == 0 and "0 tables written; records: 0 of 0 copied" in out and names(tmp_path) == CLAIMS
+    fill(tmp_path)
+    code, out, _ = call_here(tmp_path, "results", "lort")
+    assert code == 0 and out.startswith("results/lort: 0 tables written; records: 0 of 0 copied")
+
+
+def test_training_some_cells_writes_the_whole_table(copy, call_here):
+    """What was asked for is printed; the file loses no row that has a Record."""
+    table = copy / "results/unified_bound/table1.digits.quick.txt"
+    before = [line for line in table.read_text().splitlines() if line.startswith("CE")]
+    code, out, err = call_here(copy, "unified-bound", "--dataset", "digits", "--seeds", "0", "--quick", "--method", "LDAM")
+    assert code == 0, err
+    assert "Not run, or not yet finished: 15 of 16 values" in out
+    after = table.read_text()
+    assert "Not run, or not yet finished: 12 of 16 values" in after
+    marks = str.maketrans("", "", "*+^")  # another row may be the best now
+    assert [line.split()[0] for line in before] == ["CE", "CE+DRW", "CE+ADRW", "CE+DRW", "CE+ADRW"]
+    for line in before:
+        assert line.translate(marks).split() in [told.translate(marks).split() for told in after.splitlines()]
+
+
+@pytest.mark.parametrize("how", ["cut off", "not a Record"])
+def test_a_damaged_record_is_named_and_nothing_is_written(tmp_path, how):
+    fill(tmp_path)
+    path = sorted((tmp_path / "store/records").rglob("*.json"))[0]
+    path.write_bytes(path.read_bytes()[:-100] if how == "cut off" else json.dumps([1]).encode())
+    assert_refused(call(tmp_path, "results", "unified-bound"), path.name, "damaged")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "results").write_text("mine")
+    assert_refused(call(tmp_path, "results", "unified-bound"), "results 'results'", "--results")
+    assert (tmp_path / "results").read_text() == "mine"
+    assert_refused(call(tmp_path, "results", "nonesuch"), "'nonesuch'", "unified-bound, wb, lort")
