@@ -18,7 +18,7 @@ from replicate.engine import loop, numerics, plain
 from replicate.engine.cell import Stopped, train_cell
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData
-from replicate.engine.state import State, counts_by_class
+from replicate.engine.state import State, counts_by_class, read_tensors, save_tensors
 from replicate.launch.progress import duration
 from replicate.protocol import LDAM, CrossEntropy, EffectiveNumber, Objective, VectorScaling
 from replicate.record import Store
@@ -240,6 +240,28 @@ def test_a_damaged_checkpoint_is_trained_again_from_the_one_before(short_paper, 
     outcome = run([ce, drw], store, digits, silent)
     assert (outcome.before, outcome.trained, outcome.epochs) == (1, 1, 2)
     assert told(store.of(drw, digits.edition)) == before
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_no_byte_of_a_checkpoint_changes_unnoticed(tmp_path):
+    """Whichever bit is flipped: the file is refused, or what is read is what was written."""
+    path = tmp_path / "state.pt"
+    weight = torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    named = {"model/weight": weight, "epoch": torch.tensor(3), "sizes": torch.tensor([5, 0], dtype=torch.bfloat16)}
+    save_tensors(named, path)
+    whole = path.read_bytes()
+
+    def same(read):
+        return read.keys() == named.keys() and all(torch.equal(read[name], value) for name, value in named.items())
+
+    assert same(read_tensors(path))
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        read = read_tensors(path)
+        refused += read is None
+        assert read is None or same(read), place
+    assert refused > 100
 
 
 def test_nothing_is_trained_twice(short_paper, digits, silent, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -229,7 +230,7 @@ class State:
 def save_tensors(named: dict[str, Tensor], path: Path) -> None:
     """Write named tensors, whole or not at all. Raises ``BadInput`` if they cannot be written."""
     data = io.BytesIO()
-    torch.save(named, data)
+    torch.save({**named, DIGEST: _digest(named)}, data)
     try:
         write_atomically(path, data.getvalue())
     except OSError as error:
@@ -239,12 +240,27 @@ def save_tensors(named: dict[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """What :func:`save_tensors` wrote, on the CPU; None if it is not there or not whole."""
+    """What :func:`save_tensors` wrote, on the CPU; None if it is not there, not whole, or not as it was written."""
     try:
         named = torch.load(path, map_location="cpu", weights_only=True)
+        # torch checks no sums: a byte that changed on the disk would go on as a weight.
+        digest = named.pop(DIGEST)
+        return named if torch.equal(digest, _digest(named)) else None
     except Exception:  # torch raises a dozen kinds for a truncated or foreign file; each means: train it again
         return None
-    return named if isinstance(named, dict) else None
+
+
+#: Name of the digest among a checkpoint's tensors.
+DIGEST = "digest"
+
+
+def _digest(named: Mapping[str, Tensor]) -> Tensor:
+    """SHA-256 of names, kinds, shapes and values [32], uint8."""
+    digest = hashlib.sha256()
+    for name, value in named.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
 def _under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
