@@ -13,6 +13,7 @@ from training import assert_equal, run, told
 
 from papers import lort
 from replicate import grid
+from replicate.engine import numerics
 from replicate.engine.state import read_tensors
 from replicate.launch.lanes import CellEnded, EpochEnded, GroupEnded, MemoryShort
 from replicate.launch.local import _Run
@@ -42,8 +43,8 @@ class FakeLanes:
     def __init__(self, store, seed=0, *, keep=frozenset(), fits=100, short=(), breaks=(), stops_after=None):
         self.store, self.keep, self.fits, self.short, self.breaks = store, keep, fits, dict(short), breaks
         self.stops_after = stops_after
-        self.draw, self.busy, self.jobs = random.Random(seed), {}, []
-        self.trained, self.at_once, self.closed = Counter(), [], False
+        self.draw, self.busy, self.jobs, self.threads = random.Random(seed), {}, [], {}
+        self.trained, self.at_once, self.shares, self.closed = Counter(), [], [], False
 
     @property
     def most(self):
@@ -52,9 +53,16 @@ class FakeLanes:
     def start(self, lane, job):
         assert lane not in self.busy
         self.jobs.append(job)
+        self.threads[lane] = job.threads
         self.busy[lane] = self._events(job)
 
+    def share(self, lane, threads):
+        assert lane in self.busy and threads != self.threads[lane]
+        self.threads[lane] = threads
+
     def wait(self, hear):
+        assert sum(self.threads[lane] for lane in self.busy) <= max(numerics.cores(), len(self.busy))
+        self.shares.append([self.threads[lane] for lane in self.busy])
         self.at_once.append(len(self.busy))
         lane = self.draw.choice(sorted(self.busy))
         if len(self.at_once) in self.short:

@@ -90,6 +90,32 @@ def test_lanes_are_filled_where_nothing_has_to_wait():
     assert launched(planned, 4)[1].most == 4
 
 
+def test_lanes_at_work_share_all_cores(monkeypatch):
+    """A beginning that others wait for has every core; they are divided anew when a lane begins or ends."""
+    monkeypatch.setattr(numerics, "cores", lambda: 8)
+    planned = digits_cells(unified_bound.PAPER, ["CE", "CE+DRW", "CE+ADRW"], seeds=(0,))
+    shares = launched(planned, 3)[1].shares
+    assert shares[:48] == [[8]] * 48
+    assert all(share == [8 // len(share)] * len(share) for share in shares) and max(map(len, shares)) == 3
+    assert shares[-1] == [8]
+
+
+def test_a_lane_takes_other_threads_after_an_epoch(short_paper, digits, tmp_path, monkeypatch, one_thread):
+    """Only where no number depends on how many there are."""
+    cell = grid.cells(short_paper, "table", methods=["CE"])[0]
+    mode_of = lanes.mode_of
+    for open_threads, expected in ((None, [2, 3, 3, 2, 1, 1]), (1, [1] * 6)):
+        mode = replace(mode_of(cell, CPU), threads=open_threads)
+        monkeypatch.setattr(lanes, "mode_of", lambda *of, mode=mode: mode)
+        data = lanes.alone(lambda source: digits, CPU)(cell)
+        seen, said = [], iter([None, 3, None, 2, 1, None])
+        lanes.Lane(Store(tmp_path / str(open_threads)), ()).do(
+            lanes.Job((), (cell,), digits.edition, frozenset(), None, 2), data,
+            lambda event, seen=seen: seen.append(torch.get_num_threads()), lambda said=said: next(said),
+        )  # fmt: skip
+        assert seen[1:7] == expected
+
+
 def test_a_checkpoint_that_is_not_kept_is_not_waited_for_once_its_epoch_is_over():
     planned = digits_cells(unified_bound.PAPER, ["CE", "CE+DRW"], seeds=(0,))
     outcome, fake = launched(planned, 2, keep=frozenset())

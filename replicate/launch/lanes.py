@@ -33,8 +33,8 @@ class Job:
     """What a lane is to do with a group: compute what is missing of Measures of cells that have Records, then train the others,
     each with its Measures.
 
-    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training stops at a checkpoint; ``threads`` where the
-    numerics mode leaves their number open.
+    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training stops at a checkpoint; ``threads`` at first,
+    where the numerics mode leaves their number open.
     """
 
     measure: tuple[Cell, ...]
@@ -93,6 +93,9 @@ class Lanes(Protocol):
     def start(self, lane: int, job: Job) -> None:
         """Give a free lane its next job."""
 
+    def share(self, lane: int, threads: int) -> None:
+        """A busy lane has so many threads of a CPU from its next epoch on, where its numerics mode leaves their number open."""
+
     def wait(self, hear: Callable[[int, Event], None]) -> None:
         """Return after at least one event of a busy lane was heard. Raises what ends a lane otherwise: ``BadInput``, or
         :class:`Broken`."""
@@ -116,10 +119,11 @@ class Lane:
         self._measures = measures
         self._features: Features | None = None
 
-    def do(self, job: Job, data: DeviceData, tell: Tell) -> None:
-        """Do a job on its data; the last event says that it is over. Raises ``BadInput`` if the store cannot be written."""
+    def do(self, job: Job, data: DeviceData, tell: Tell, threads: Callable[[], int | None] = lambda: None) -> None:
+        """Do a job on its data; the last event says that it is over. ``threads`` says after every epoch how many there are from
+        then on, None if as many as before. Raises ``BadInput`` if the store cannot be written."""
         try:
-            self._do(job, data, tell)
+            self._do(job, data, tell, threads)
         except Exception as error:
             if not _of_memory(error):
                 raise
@@ -133,13 +137,14 @@ class Lane:
                 torch.cuda.empty_cache()
         tell(MemoryShort())
 
-    def _do(self, job: Job, data: DeviceData, tell: Tell) -> None:
+    def _do(self, job: Job, data: DeviceData, tell: Tell, threads: Callable[[], int | None]) -> None:
         if self._features is not None and self._features.data is not data:
             self._features = None
         first, ends = job.first, None if job.seconds is None else time.monotonic() + job.seconds
         chosen = mode_of(first, data.device)
         numerics.enter(chosen)
-        if chosen.threads is None and data.device.type == "cpu":
+        open_threads = chosen.threads is None and data.device.type == "cpu"
+        if open_threads:
             torch.set_num_threads(job.threads)
         for cell in job.measure:
             self._measure(cell, None, data, job.edition)
@@ -152,6 +157,8 @@ class Lane:
             accuracy = 100.0 * float(history.test[-1].sum()) / len(data.test.labels)
             work = epoch_work(first.programme.start, first.programme.epoch(number))
             tell(EpochEnded(number, history.loss[-1], accuracy, work, seconds))
+            if open_threads and (now := threads()) is not None:
+                torch.set_num_threads(now)
 
         def finished(cell: Cell, record: Record, state: State | None) -> None:
             if record.failed is None:
@@ -277,6 +284,9 @@ class Here:
     def start(self, lane: int, job: Job) -> None:
         """Remember the job."""
         self._job = job
+
+    def share(self, lane: int, threads: int) -> None:
+        """Nobody to share with."""
 
     def wait(self, hear: Callable[[int, Event], None]) -> None:
         """Do the whole job."""

@@ -184,6 +184,7 @@ class _Run:
         self._ends = ends
         self._progress = progress
         self._running: dict[int, _Running] = {}
+        self._threads: dict[int, int] = {}  # of each lane, as it was told last
         self._given: set[int] = set()  # cells that a lane was told to train
         self._counted: set[int] = set()
         self._place: dict[int, int] = {id(cell): group.before + at for group in groups for at, cell in enumerate(group.cells)}
@@ -203,10 +204,18 @@ class _Run:
         return self._store.checkpoint(source, group.edition, group.chain[epoch], epoch, group.seed).exists()
 
     def _fill(self) -> None:
-        """Start groups until lanes or groups that may start are used up."""
+        """Start groups until lanes or groups that may start are used up, then share the cores among those at work."""
         while len(self._running) < self._allowed and (group := self._schedule.next()) is not None:
             if not self._start(group):
                 self._schedule.ended(group)
+        for lane in self._running:
+            if self._threads[lane] != self._share():
+                self._threads[lane] = self._share()
+                self._lanes.share(lane, self._threads[lane])
+
+    def _share(self) -> int:
+        """Threads of each lane at work: a beginning that others wait for is trained on every core."""
+        return max(1, numerics.cores() // len(self._running))
 
     def _start(self, group: Group) -> bool:
         """Give a group to a free lane; False where nothing is to be done, or the time is up."""
@@ -234,9 +243,9 @@ class _Run:
         if train:
             self._progress.begin(train[0], place, self._cells, len(train), lane)
         chain = set(train[0].programme.keys("")) if train else set()
-        threads = max(1, numerics.cores() // self._many)
+        self._threads[lane] = self._share()
         kept = frozenset(self._keep(train[0]) & chain) if train else frozenset()
-        self._lanes.start(lane, Job(tuple(measure), tuple(train), group.edition, kept, seconds, threads))
+        self._lanes.start(lane, Job(tuple(measure), tuple(train), group.edition, kept, seconds, self._threads[lane]))
         return True
 
     def _measurable(self, cell: Cell, edition: str) -> bool:

@@ -65,6 +65,9 @@ class Streams:
         except BaseException as error:
             self._heard.put((lane, error))
 
+    def share(self, lane: int, threads: int) -> None:
+        """These lanes train on a GPU."""
+
     def wait(self, hear: Callable[[int, Event], None]) -> None:
         """Hear the next event of any lane. Raises what ended a lane."""
         while True:

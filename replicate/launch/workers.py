@@ -166,6 +166,11 @@ class Workers:
                 worker.holds = shared
                 shared.send(worker.channel, worker.process.pid)
 
+    def share(self, lane: int, threads: int) -> None:
+        """Tell the lane's process, which listens after every epoch."""
+        with contextlib.suppress(OSError):  # it has ended: wait() will notice
+            self._workers[lane].channel.send(threads)
+
     def wait(self, hear: Callable[[int, Event], None]) -> None:
         """Hear the next event of every worker that has one. Raises what ended one."""
         busy = {worker.channel: lane for lane, worker in self._workers.items() if worker.busy}
@@ -234,16 +239,25 @@ def _work(channel: Connection, store: Store, measures: Sequence[str]) -> None:
     def tell(told: Event | BaseException) -> None:
         channel.send((told, memory.own_peak()))
 
+    def threads() -> int | None:
+        latest = None
+        while channel.poll():
+            latest = channel.recv()  # while a job is done nothing else comes
+        return latest
+
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
         numerics.reuse_memory()
         lane, data = Lane(store, measures), cast(DeviceData, None)  # the first job comes with its data
         while True:
-            job, sent = channel.recv()
+            told = channel.recv()
+            if isinstance(told, int):  # threads for a job that was over by then
+                continue
+            job, sent = told
             if sent:
                 del data  # before the next one is there
                 data = received(channel)
             try:
-                lane.do(job, data, tell)
+                lane.do(job, data, tell, threads)
             except BadInput as error:
                 tell(error)
             except Exception:
