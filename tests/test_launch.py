@@ -17,6 +17,7 @@ from training import run
 from papers import lort, unified_bound, wb
 from replicate import grid
 from replicate.engine import numerics
+from replicate.engine.cell import Stopped
 from replicate.errors import BadInput
 from replicate.launch import lanes, local, memory
 from replicate.launch.progress import Progress
@@ -114,6 +115,34 @@ def test_a_lane_takes_other_threads_after_an_epoch(short_paper, digits, tmp_path
             lambda event, seen=seen: seen.append(torch.get_num_threads()), lambda said=said: next(said),
         )  # fmt: skip
         assert seen[1:7] == expected
+
+
+@pytest.mark.parametrize(("limit", "trained"), [(0.0, 0), (9.0, 1), (35.0, 3), (59.9, 5), (60.1, 6), (95.0, 9), (1000.0, 12)])
+def test_no_epoch_begins_that_would_end_after_the_time_limit(short_paper, digits, tmp_path, monkeypatch, limit, trained):
+    """Epochs of ten seconds, two cells of six one after the other: only the very first is begun without knowing how long it
+    takes."""
+    ce, drw = (grid.cells(short_paper, "table", methods=[method])[0] for method in ("CE", "CE+DRW"))
+    now, epochs = 0.0, []
+
+    def train(cell, data, store, edition, mode, *, out_of_time, each_epoch, **how):
+        nonlocal now
+        for number in range(1, 7):
+            now += 10.0
+            epochs.append(number)
+            each_epoch(number, SimpleNamespace(loss=[1.0], test=[torch.zeros(2, 10)]), 10.0)
+            if number < 6 and out_of_time():
+                raise Stopped(number)
+        return SimpleNamespace(failed=None), None
+
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(lanes, "train_cell", train)
+    data = lanes.alone(lambda source: digits, CPU)(ce)
+    lane, heard = lanes.Lane(Store(tmp_path), ()), []
+    monkeypatch.setattr(lane, "_measure", lambda *of: None)
+    for cell in (ce, drw):
+        lane.do(lanes.Job((), (cell,), digits.edition, frozenset(), limit - now, 1), data, heard.append)
+    assert len(epochs) == trained and (trained == 1 or now <= limit)
+    assert [event.stopped for event in heard if isinstance(event, lanes.GroupEnded)] == [trained < 6, trained < 12]
 
 
 def test_a_checkpoint_that_is_not_kept_is_not_waited_for_once_its_epoch_is_over():

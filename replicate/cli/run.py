@@ -47,7 +47,12 @@ def run_command(name: str) -> click.Command:
         "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
         help="How passes through a network are rounded; runs in another than the first are marked, never compared.",
     )  # fmt: skip
-    @click.option("--time-limit", type=Minutes(), metavar="MINUTES", help="Stop at a checkpoint after so long.")
+    @click.option(
+        "--time-limit",
+        type=Minutes(),
+        metavar="MINUTES",
+        help="Stop at a checkpoint before so long; no epoch begins that would end later.",
+    )
     @click.option(
         "--plan", "only_plan", is_flag=True, help="Print what would run, its cost in epochs, time and disk; run nothing."
     )

@@ -33,8 +33,8 @@ class Job:
     """What a lane is to do with a group: compute what is missing of Measures of cells that have Records, then train the others,
     each with its Measures.
 
-    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training stops at a checkpoint; ``threads`` at first,
-    where the numerics mode leaves their number open.
+    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training has stopped at a checkpoint; ``threads`` at
+    first, where the numerics mode leaves their number open.
     """
 
     measure: tuple[Cell, ...]
@@ -118,6 +118,7 @@ class Lane:
         self._store = store
         self._measures = measures
         self._features: Features | None = None
+        self._pace: dict[object, float] = {}  # seconds of the latest epoch, by how programmes start
 
     def do(self, job: Job, data: DeviceData, tell: Tell, threads: Callable[[], int | None] = lambda: None) -> None:
         """Do a job on its data; the last event says that it is over. ``threads`` says after every epoch how many there are from
@@ -151,9 +152,18 @@ class Lane:
         if not job.train:
             tell(GroupEnded())
             return
+
+        def out_of_time() -> bool:
+            # An epoch that would end too late is not begun: who limits time may kill what overruns it.
+            return ends is not None and time.monotonic() + self._pace.get(first.programme.start, 0.0) >= ends
+
+        if out_of_time():
+            tell(GroupEnded(stopped=True))
+            return
         place = {id(cell): place for place, cell in enumerate(job.train)}
 
         def each_epoch(number: int, history: History, seconds: float) -> None:
+            self._pace[first.programme.start] = seconds
             accuracy = 100.0 * float(history.test[-1].sum()) / len(data.test.labels)
             work = epoch_work(first.programme.start, first.programme.epoch(number))
             tell(EpochEnded(number, history.loss[-1], accuracy, work, seconds))
@@ -167,7 +177,7 @@ class Lane:
 
         how: dict[str, Any] = {
             "keep": job.keep,
-            "out_of_time": lambda: ends is not None and time.monotonic() >= ends,
+            "out_of_time": out_of_time,
             "each_epoch": each_epoch,
         }
         try:

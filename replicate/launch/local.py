@@ -78,9 +78,9 @@ def run(
 
     ``edition_of`` by source; ``load`` reads a source when a column of it begins, and what is not in its split is let go again
     (for CIFAR 180 MiB). ``keep`` says at which nominal keys a cell's checkpoints stay (see
-    :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint once it is
-    over. Raises ``BadInput`` if the store cannot be written or holds a damaged file, or if the memory does not even take one
-    cell. On Ctrl-C the last checkpoints stay.
+    :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint before an
+    epoch that would end later. Raises ``BadInput`` if the store cannot be written or holds a damaged file, or if the memory
+    does not even take one cell. On Ctrl-C the last checkpoints stay.
     """
     ends = None if time_limit is None else time.monotonic() + time_limit
     left = store.epochs_left(planned, edition_of)
