@@ -103,10 +103,13 @@ def _requests(paper: Paper, kept: Store) -> Iterator[Request]:
         whole = Request.of_table(paper, table)
         known = _recorded(whole, kept)
         yield whole
+        every = {(s, e, key) for s in whole.sources for e in kept.editions(s) for key in kept.seeds(s, e)}
         rows = {row.method for block in table.blocks for row in block.rows if row.method is not None}
         alike = [name for name in paper.grids if name != table.grid and rows == set(paper.methods(name))]
         for grid in (table.grid, *alike):
             for variant in (None, *(variant.name for variant in paper.variants)):
+                if every <= known:
+                    break
                 try:
                     other = Request.of_table(paper, table, grid=grid, variant=variant)
                 except Elsewhere:  # this variant moves nothing there
@@ -118,13 +121,13 @@ def _requests(paper: Paper, kept: Store) -> Iterator[Request]:
 
 
 def _recorded(request: Request, kept: Store) -> set[tuple[str, str, str]]:
-    """Source, edition and key of whatever has a Record among the request's cells."""
+    """Source, edition and first 24 digits of the key of whatever has a Record among the request's cells."""
     found = set()
     for source in request.sources:
         for edition in kept.editions(source):
             there = kept.seeds(source, edition)
-            keys = {programme.key(edition) for programme in request.programmes(source)}
-            found |= {(source, edition, key) for key in keys if key[:24] in there}
+            keys = {programme.key(edition)[:24] for programme in request.programmes(source)}
+            found |= {(source, edition, key) for key in keys if key in there}
     return found
 
 
@@ -165,10 +168,13 @@ def _files(paper: Paper, store: Store) -> Iterator[Path]:
     """Files of Records and Measures of whatever any grid and variant of the paper trains."""
     for source in dict.fromkeys(column.data.source for grid in paper.grids.values() for column in grid.columns):
         for edition in store.editions(source):
-            seeds = store.seeds(source, edition)
+            seeds, found = store.seeds(source, edition), set[str]()
             for programme in _programmes(paper, source):
+                if len(found) == len(seeds):  # grids of thousands of cells need not be gone through
+                    break
                 key = programme.key(edition)
                 for seed in seeds.get(key[:24], ()):
+                    found.add(key[:24])
                     yield from store.files(source, edition, key, programme.keys(edition)[-1], seed, paper.measures)
 
 
