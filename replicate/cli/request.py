@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,7 @@ class Request:
             return self._table(self.paper.default_tables[0], None)
         # A grid that searches what a table's own grid fixes prints in that table's layout, if no row is quoted there.
         for table in self.paper.tables:
-            rows = {row.method for block in table.blocks for row in block.rows}
-            if table.grid == grid or (grid in self.paper.grids and rows == set(self.paper.methods(grid))):
+            if table.grid == grid or (grid in self.paper.grids and same_rows(self.paper, table, grid)):
                 return table
         return None
 
@@ -162,21 +161,26 @@ class Request:
         request finds its beginning."""
         shared = (column.data, column.network)
         if shared not in self._kept:
-            programmes = [
-                cell.programme
-                for name, grid in self.paper.grids.items()
-                for variant in (None, *(v.name for v in self.paper.variants if not column.stand_in))
-                for cell in grids.cells(
-                    self.paper,
-                    name,
-                    columns=[c for c in grid.columns if (c.data, c.network) == (column.data, column.network)],
-                    variant=variant,
-                    quick=self.quick,
-                    precision=self.precision,
-                )
-            ]
+            alike = (c for grid in self.paper.grids.values() for c in grid.columns if (c.data, c.network) == shared)
+            programmes = all_programmes(self.paper, alike, quick=self.quick, precision=self.precision)
             self._kept[shared] = frozenset(grids.branch_epochs(programmes))
         return self._kept[shared]
+
+
+def all_programmes(paper: Paper, columns: Iterable[Column], **how: Any) -> Iterator[grids.Programme]:
+    """What any grid and variant of the paper trains in these columns; stand-ins have no variants. ``how`` is for
+    :func:`replicate.grid.cells`."""
+    columns = list(columns)
+    real = [column for column in columns if not column.stand_in]
+    for name in paper.grids:
+        for variant in (None, *(variant.name for variant in paper.variants)):
+            for cell in grids.cells(paper, name, columns=real if variant else columns, variant=variant, **how):
+                yield cell.programme
+
+
+def same_rows(paper: Paper, table: Table, grid: str) -> bool:
+    """Whether a grid trains what the table's rows print, all of them: then it prints in the same layout."""
+    return {row.method for block in table.blocks for row in block.rows} == set(paper.methods(grid))
 
 
 def known_among(what: str, wanted: Sequence[str], have: Sequence[str], where: str, narrow: bool = False) -> list[str]:

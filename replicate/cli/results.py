@@ -8,10 +8,9 @@ from pathlib import Path
 import click
 
 from papers import PAPERS
-from replicate import grid as grids
 from replicate.cli.options import FORMATS, where_results, where_store
 from replicate.cli.report import compared, judged_claims, table_printer
-from replicate.cli.request import Elsewhere, Request, counted, load_paper, reader
+from replicate.cli.request import Elsewhere, Request, all_programmes, counted, load_paper, reader, same_rows
 from replicate.errors import BadInput
 from replicate.protocol import Column, Paper
 from replicate.record import Store, parse, write_atomically
@@ -104,8 +103,7 @@ def _requests(paper: Paper, kept: Store) -> Iterator[Request]:
         known = _recorded(whole, kept)
         yield whole
         every = {(s, e, key) for s in whole.sources for e in kept.editions(s) for key in kept.seeds(s, e)}
-        rows = {row.method for block in table.blocks for row in block.rows if row.method is not None}
-        alike = [name for name in paper.grids if name != table.grid and rows == set(paper.methods(name))]
+        alike = [name for name in paper.grids if name != table.grid and same_rows(paper, table, name)]
         for grid in (table.grid, *alike):
             for variant in (None, *(variant.name for variant in paper.variants)):
                 if every <= known:
@@ -166,25 +164,17 @@ def _copy(paper: Paper, store: Store, results: Path) -> dict[str, list[int]]:
 
 def _files(paper: Paper, store: Store) -> Iterator[Path]:
     """Files of Records and Measures of whatever any grid and variant of the paper trains."""
-    for source in dict.fromkeys(column.data.source for grid in paper.grids.values() for column in grid.columns):
+    columns = [column for grid in paper.grids.values() for column in grid.columns]
+    for source in dict.fromkeys(column.data.source for column in columns):
         for edition in store.editions(source):
             seeds, found = store.seeds(source, edition), set[str]()
-            for programme in _programmes(paper, source):
+            for programme in all_programmes(paper, (column for column in columns if column.data.source == source)):
                 if len(found) == len(seeds):  # grids of thousands of cells need not be gone through
                     break
                 key = programme.key(edition)
                 for seed in seeds.get(key[:24], ()):
                     found.add(key[:24])
                     yield from store.files(source, edition, key, programme.keys(edition)[-1], seed, paper.measures)
-
-
-def _programmes(paper: Paper, source: str) -> Iterator[grids.Programme]:
-    """What any grid and variant of the paper trains on a source."""
-    for name, grid in paper.grids.items():
-        columns = [column for column in grid.columns if column.data.source == source]
-        for variant in (None, *(variant.name for variant in paper.variants)):
-            for cell in grids.cells(paper, name, columns=columns, variant=variant) if columns else ():
-                yield cell.programme
 
 
 def _write(results: Path, paper: Paper, name: str, told: str | bytes) -> Path:
