@@ -30,6 +30,7 @@ COMMANDS = {
     "measures": ("measures", "What a paper's analysis says of every finished run."),
     "page": ("report", "Write everything that Records say as one HTML page."),
     "plan": ("plan", "What a request costs: cells, epochs, time, disk."),
+    "readings": ("report", "Other readings of a protocol beside the one followed."),
     "results": ("results", "Write tables, verdicts, claims and Records to results/."),
     "tables": ("report", "Print tables from Records, in the published layout."),
     "why": ("report", "Explain one number of a table."),

@@ -71,6 +71,14 @@ def _done(
             yield f"{done} Records of {len(keys)} cells a seed, up to {most} seeds ({source}@{edition})"
 
 
+def _with_tables(paper: str | None, which: dict[str, Any], **how: bool) -> Iterator[tuple[Request, Table]]:
+    """As :func:`asked_for`, each with its table. Raises ``BadInput`` for a grid that prints in none, too."""
+    for request in asked_for(paper, which, **how):
+        if request.table is None:
+            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+        yield request, request.table
+
+
 @click.command("tables")
 @click.argument("paper", required=False)
 @which_cells
@@ -85,17 +93,15 @@ def tables_command(
     """Print tables from Records alone, in the published layout."""
     from replicate.report import tables
 
-    for request in asked_for(paper, which, stand_ins=True, words=True):
-        if request.table is None:
-            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
-        if request.table.descriptive:
+    for request, table in _with_tables(paper, which, stand_ins=True, words=True):
+        if table.descriptive:
             if published or which["table"] is not None:
-                click.echo(tables.render(request.paper, request.table, {}, form), nl=False)
+                click.echo(tables.render(request.paper, table, {}, form), nl=False)
             continue
         if published:
             columns = [column for column in request.columns if not column.stand_in]
-            numbers = tables.printed(request.paper, request.table)
-            told = tables.render(request.paper, request.table, numbers, form, columns=columns, beside=request.beside)
+            numbers = tables.printed(request.paper, table)
+            told = tables.render(request.paper, table, numbers, form, columns=columns, beside=request.beside)
             click.echo(told, nl=False)
             continue
         kept = reader(store, results, request.paper)
@@ -106,7 +112,7 @@ def tables_command(
                 shown += 1
                 click.echo(printer(format=form), nl=False)
         if not shown:
-            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
 
 
 def table_printer(
@@ -151,9 +157,7 @@ def diff_command(paper: str, store: Path, results: Path, form: str, second_run: 
         _second_runs(load_paper(paper), form, which)
         return
     worst = 0
-    for request in asked_for(paper, which, stand_ins=True):
-        if request.table is None:
-            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+    for request, table in _with_tables(paper, which, stand_ins=True):
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
@@ -164,7 +168,7 @@ def diff_command(paper: str, store: Path, results: Path, form: str, second_run: 
             click.echo(diff.render(rows, form), nl=False)
             worst = max(worst, diff.exit_code(rows))
         if not shown:
-            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
     sys.exit(worst)
 
 
@@ -276,27 +280,67 @@ def lens_command(paper: str, store: Path, results: Path, form: str, **which: Any
     """One table under every selection side by side, and what each row gains from looking at the test set."""
     from replicate.report import lens
 
-    for request in asked_for(paper, which, stand_ins=True):
-        if request.table is None:
-            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
-        if lens.accuracy(request.table) is None:
+    for request, table in _with_tables(paper, which, stand_ins=True):
+        if lens.accuracy(table) is None:
             if which["table"] is not None:
                 having = ", ".join(t.number for t in request.paper.tables if lens.accuracy(t) is not None)
-                raise BadInput(f"table {request.table.number} of {paper} has no accuracy to select by; allowed: {having}")
+                raise BadInput(f"table {table.number} of {paper} has no accuracy to select by; allowed: {having}")
             continue
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
             how: dict[str, Any] = {"variant": request.variant, "quick": request.quick, "grid": request.grid}
-            found = lens.lines(
-                kept, request.paper, request.table, edition_of=editions, columns=columns, methods=request.methods, **how
-            )
+            found = lens.lines(kept, request.paper, table, edition_of=editions, columns=columns, methods=request.methods, **how)
             if found:
                 told = lens.render(found, form, quick=request.quick)
                 click.echo(("" if form == "csv" or not shown else "\n") + told, nl=False)
                 shown += 1
         if not shown:
-            click.echo(f"{request.paper.command}, table {request.table.number}: no Records yet; {how_to(request)}", err=True)
+            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
+
+
+@click.command("readings")
+@click.argument("paper")
+@which_cells
+@where_store
+@where_results
+@which_format
+def readings_command(paper: str, store: Path, results: Path, form: str, variant: str | None, **which: Any) -> None:
+    """Where text and code disagree: every reading that was run beside the one followed here and the published number."""
+    from replicate.data.sources import comparability
+    from replicate.report import readings
+
+    variants = [known.name for known in load_paper(paper).variants] if variant is None else [variant]
+    some = False
+    for request, table in _with_tables(paper, {**which, "variant": variant}, stand_ins=False):
+        others = [v for v in variants if grids.moves(request.paper, request.grid, request.columns, request.methods, v)]
+        if not others:
+            continue
+        some = True
+        kept = reader(store, results, request.paper)
+        shown = 0
+        for columns, editions in edition_choices(request, kept):
+            found = readings.lines(
+                kept,
+                request.paper,
+                table,
+                edition_of=editions,
+                comparability={source: comparability(source, edition) for source, edition in editions.items()},
+                columns=columns,
+                methods=request.methods,
+                variants=others,
+                quick=request.quick,
+                grid=request.grid,
+            )
+            if found:
+                click.echo(("" if form == "csv" or not shown else "\n") + readings.render(found, form), nl=False)
+                shown += 1
+        if not shown:
+            told = f"{request.paper.command}, table {table.number}: no Records of another reading yet"
+            click.echo(f"{told}; {how_to(request)} and --variant {' or '.join(others)}", err=True)
+    if not some:
+        having = ", ".join(f"{known.name} ({known.title})" for known in load_paper(paper).variants)
+        raise BadInput(f"no other reading of {paper} changes what these options choose; leave one out; it has: {having}")
 
 
 @click.command("across")
