@@ -4,10 +4,11 @@ import csv
 import importlib
 import io
 import os
+from pathlib import Path
 
 import pytest
 from fake_records import COLUMN, OFFICIAL, measure, write_groups, write_level
-from test_cli import assert_refused, call_here
+from test_cli import assert_refused, call_here, call_without_torch
 
 from papers.unified_bound import PAPER, TABLE_1
 from replicate import grid
@@ -151,3 +152,17 @@ def test_the_command_says_what_is_missing_or_has_no_other_reading(tmp_path, call
     assert_refused(call_here(tmp_path, "readings", "wb", "--table", "2", *where), "no other reading of wb", "max-norm-batch")
     assert_refused(call_here(tmp_path, "readings", "unified-bound", "--dataset", "digits", *where), "no other reading")
     assert_refused(call_here(tmp_path, "readings", "unified-bound", "--variant", "txt", *where), "'txt'", "text, text-mean")
+
+
+def test_the_committed_readings(tmp_path):
+    results = Path(__file__).parent.parent / "results"
+    if not results.is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    where = ("--table", "1", "--results", str(results), "--format", "csv")
+    code, out, err = call_without_torch(tmp_path, "readings", "unified-bound", *where)
+    assert (code, err) == (0, "")
+    lines = [line for line in csv.DictReader(io.StringIO(out)) if line["row"] == "w/o SAM/CE+DRW"]
+    assert [line["reading"] for line in lines] == ["here", "text", "text-mean"]
+    for line in lines[1:]:
+        change = float(line["replica"]) - float(lines[0]["replica"])
+        assert float(line["change"]) == pytest.approx(change, abs=1e-4) and line["change_seeds"] == "1"

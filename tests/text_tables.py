@@ -17,10 +17,10 @@ def committed(paper):
     return folder
 
 
-def assert_committed(paper, table, columns, source="digits", edition="official", name="digits"):
+def assert_committed(paper, table, columns, source="digits", edition="official", name="digits", variant=None):
     """The committed files of a table are what its committed Records give, in every format; returns the values."""
     folder = committed(paper)
-    how = {"selection": "as-published", "edition_of": {source: edition}, "columns": columns}
+    how = {"selection": "as-published", "edition_of": {source: edition}, "columns": columns, "variant": variant}
     values = tables.replicas(Store(folder), paper, table, **how)
     for form, suffix in (("text", "txt"), ("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
         written = (folder / f"table{table.number}.{name}.{suffix}").read_text(encoding="utf-8")
