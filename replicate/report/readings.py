@@ -59,15 +59,18 @@ def lines(
     edition_of: Mapping[str, str],
     comparability: Mapping[str, str],
     columns: Sequence[Column],
-    methods: Sequence[str],
-    variants: Sequence[str],
+    methods: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
     quick: bool = False,
     grid: str | None = None,
 ) -> list[Line]:
-    """Every number of these methods that one of the ``variants`` trains otherwise and has runs of: columns outermost, then
-    metrics, rows in print order, readings. Stand-ins have none.
+    """Every number that a Variant trains otherwise and has runs of: columns outermost, then metrics, rows in print order,
+    readings. ``methods`` and ``variants`` are all of the table and of the paper if left out. Stand-ins have none.
 
     ``comparability`` and what is raised are those of :func:`replicate.report.diff.compare`."""
+    rows = {row.method for block in table.blocks for row in block.rows if row.method is not None}
+    wanted = rows if methods is None else rows.intersection(methods)
+    asked = [variant.name for variant in paper.variants] if variants is None else variants
     known: dict[tuple[str, str, str], bool] = {}
 
     def moved(variant: str, method: str, column: Column) -> bool:
@@ -82,12 +85,12 @@ def lines(
             columns=columns, grid=grid,
         )  # fmt: skip
 
-    here = under(None)
-    others = {v: under(v) for v in variants if any(moved(v, method, column) for column in columns for method in methods)}
+    others = {v: under(v) for v in asked if any(moved(v, method, column) for column in columns for method in wanted)}
+    others = {v: rows for v, rows in others.items() if any(row.replica is not None for row in rows)}
     found = []
-    for number, followed in enumerate(here):
+    for number, followed in enumerate(under(None) if others else ()):
         method, column = followed.spot.row.method, followed.spot.column
-        if method is None or method not in methods:
+        if method is None or method not in wanted:
             continue
         told = [
             Line(variant, rows[number], followed)
@@ -114,7 +117,7 @@ def render(found: Sequence[Line], format: str) -> str:
 
     markdown = format == "markdown"
     title = _title(found)
-    told = [f"**{title}**" if markdown else title]
+    lines = [f"**{title}**" if markdown else title]
     heads = ("row", "reading", "replica", "seeds", "published", "difference", "verdict", f"against {FOLLOWED}")
     aligned = ("left", "left", "right", "right", "right", "right", "left", "right")
     for path, alike in itertools.groupby(found, key=lambda line: line.row.path):
@@ -122,11 +125,11 @@ def render(found: Sequence[Line], format: str) -> str:
         if markdown:
             shown = [tuple(map(formats.escape_markdown, cells)) for cells in shown]
         body = tabulate(shown, heads, "pipe" if markdown else "simple", disable_numparse=True, colalign=aligned)
-        told += ["", f"### {path}" if markdown else path, *[""] * markdown, *(line.rstrip() for line in body.splitlines())]
-    told.append("")
+        lines += ["", f"### {path}" if markdown else path, *[""] * markdown, *(line.rstrip() for line in body.splitlines())]
+    lines.append("")
     for note in _notes(found):
-        told += formats.wrapped(note, markdown)
-    return "\n".join(told) + "\n"
+        lines += formats.wrapped(note, markdown)
+    return "\n".join(lines) + "\n"
 
 
 def _title(found: Sequence[Line]) -> str:
@@ -135,22 +138,27 @@ def _title(found: Sequence[Line]) -> str:
     return f"{row.paper.command}: table {row.spot.table.number} under every reading ({', '.join(marks)})"
 
 
+def told(line: Line) -> tuple[str, ...]:
+    """For print: row, reading, ours, seeds, published, difference, verdict, and the change against the reading followed."""
+    row = line.row
+    assert row.replica is not None
+    return (
+        row.label,
+        line.name,
+        diff.ours(row),
+        str(row.replica.n),
+        diff.theirs(row),
+        diff.apart(row)[0],
+        diff.said(row),
+        _change(line),
+    )
+
+
 def _shown(alike: Sequence[Line]) -> Iterator[tuple[str, ...]]:
     """Printed lines of one column; what all readings of a row share stands in its first."""
-    for label, of_row in itertools.groupby(alike, key=lambda line: line.row.label):
-        for place, line in enumerate(of_row):
-            row = line.row
-            assert row.replica is not None
-            yield (
-                label if place == 0 else "",
-                line.name,
-                diff.ours(row),
-                str(row.replica.n),
-                diff.theirs(row) if place == 0 else "",
-                diff.apart(row)[0],
-                diff.said(row),
-                _change(line),
-            )
+    for _, of_row in itertools.groupby(map(told, alike), key=lambda cells: cells[0]):
+        for place, (label, name, ours, seeds, theirs, *rest) in enumerate(of_row):
+            yield (label if place == 0 else "", name, ours, seeds, theirs if place == 0 else "", *rest)
 
 
 def _change(line: Line) -> str:

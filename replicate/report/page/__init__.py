@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from replicate.protocol import Column, Paper, Quirk, Table
 from replicate.record import Store
-from replicate.report import counterparts, diff, figures, formats, provenance, tables
+from replicate.report import counterparts, diff, figures, formats, provenance, readings, tables
 from replicate.report.claims import Judged, judged
 from replicate.report.figures import Drawn, Missing
 from replicate.report.formats import Entry
@@ -95,7 +95,7 @@ class View:
 
 @dataclass(frozen=True)
 class Chapter:
-    """All of one paper; ``pictures`` has the SVG of every figure that is drawn, by name."""
+    """All of one paper; ``readings`` are of all its tables, ``pictures`` has the SVG of every figure that is drawn, by name."""
 
     paper: Paper
     views: Sequence[View]
@@ -103,6 +103,7 @@ class Chapter:
     figures: Sequence[Drawn | Missing]
     pictures: Mapping[str, str]
     claims: Sequence[tuple[Judged, Judged]]
+    readings: Sequence[readings.Line]
     stand_in_claims: Sequence[Judged]
 
     @cached_property
@@ -320,12 +321,16 @@ def _chapter(
     views: list[View] = []
     stand_ins: list[View] = []
     main: dict[str, str] = {}
+    others: list[readings.Line] = []
     for table in paper.tables:
         for place, (columns, edition_of) in enumerate(editions(table, store, comparability)):
             one = view(paper, table, columns, edition_of, store, comparability, other)
             instead = bool(columns) and all(column.stand_in for column in columns)
             if place == 0 or one.filled:
                 (stand_ins if instead else views).append(one)
+            if not table.descriptive and not instead:
+                judged_as = {source: comparability(source, edition) for source, edition in edition_of.items()}
+                others += readings.lines(store, paper, table, edition_of=edition_of, comparability=judged_as, columns=columns)
             if place == 0 or instead:
                 main |= edition_of
     judged_as = {source: comparability(source, edition) for source, edition in main.items()}
@@ -338,6 +343,7 @@ def _chapter(
         figures=drawn,
         pictures={},
         claims=list(zip(told[::2], told[1::2], strict=True)),  # on the paper's own numbers, on ours
+        readings=others,
         stand_in_claims=judged(paper, store, stand_in=True, **how),
     )
 
@@ -366,4 +372,5 @@ def render(chapters: Sequence[Chapter], version: str) -> str:
         words=words,
         verdicts=VERDICTS,
         rules=RULES.splitlines(),
+        told=readings.told,
     )
