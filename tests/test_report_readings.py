@@ -37,9 +37,9 @@ def fill(store, method, variant, levels, column=C10, **how):
         write_level(store, cell, level)
 
 
-def seen(store, columns=(C10,), variants=("text", "text-mean"), methods=METHODS, **how):
-    told = {"edition_of": OFFICIAL, "comparability": COMPARABLE, "columns": columns, "variants": variants, **how}
-    return readings.lines(store, PAPER, TABLE_1, methods=methods, **told)
+def seen(store, columns=(C10,), variants=("text", "text-mean"), methods=METHODS, paper=PAPER, table=TABLE_1, **how):
+    how = {"edition_of": OFFICIAL, "comparability": COMPARABLE, "columns": columns, "variants": variants, **how}
+    return readings.lines(store, paper, table, methods=methods, **how)
 
 
 def test_each_reading_beside_the_published_number_and_the_one_followed(store):
@@ -86,10 +86,7 @@ def test_rows_that_a_reading_leaves_as_they_are_do_not_stand_under_it(store):
         for method in ("WD", "WB"):
             (cell,) = grid.cells(WB, "table", columns=[column], methods=[method], variant=variant)
             write_groups(store, cell, {"": 40.0 + 10 * (variant is not None)})
-    found = readings.lines(
-        store, WB, table, edition_of={"cifar100": "official"}, comparability={"cifar100": "comparable"}, columns=[column],
-        methods=["WD", "WB"], variants=["max-norm-batch"],
-    )  # fmt: skip
+    found = seen(store, [column], ["max-norm-batch"], ["WD", "WB"], WB, table)
     assert {line.row.spot.row.method for line in found} == {"WB"}
     averages = [line for line in found if line.row.path.endswith("Average")]
     assert [(line.name, round(line.row.level, 2)) for line in averages] == [("here", 40.0), ("max-norm-batch", 50.0)]
@@ -103,10 +100,7 @@ def test_discriminant_ratios_are_told_as_ratios(store):
             (cell,) = grid.cells(WB, "table", columns=[column], methods=["WB"], seeds=(seed,), variant=variant)
             write_groups(store, cell, {"": 50.0})
             measure(store, cell, "separation", {"fdr": {"train": level, "test": level}})
-    found = readings.lines(
-        store, WB, table, edition_of={"cifar100": "official"}, comparability={"cifar100": "comparable"}, columns=[column],
-        methods=["WB"], variants=["max-norm-batch"],
-    )  # fmt: skip
+    found = seen(store, [column], ["max-norm-batch"], ["WB"], WB, table)
     (line,) = [line for line in found if line.name != "here" and line.row.path.endswith("FDR/Test")]
     assert line.changes == pytest.approx({0: 2.0, 1: 0.5})
     told = [line for line in readings.render(found, "text").splitlines() if line.split()[:1] == ["max-norm-batch"]]

@@ -50,6 +50,17 @@ class Line:
         both = {seed: (value, other[seed]) for seed, value in self.row.replica.values.items() if seed in other}
         return {seed: new / old if self.row.scale == "log" else new - old for seed, (new, old) in both.items()}
 
+    @property
+    def change(self) -> tuple[float | None, float | None]:
+        """Mean of the changes and their population standard deviation, None for what there is not; of ratios the geometric mean
+        alone."""
+        changes = list(self.changes.values())
+        if not changes:
+            return None, None
+        if self.row.scale == "log":
+            return statistics.geometric_mean(changes), None
+        return statistics.fmean(changes), statistics.pstdev(changes) if len(changes) > 1 else None
+
 
 def lines(
     store: Store,
@@ -68,15 +79,16 @@ def lines(
     readings. ``methods`` and ``variants`` are all of the table and of the paper if left out. Stand-ins have none.
 
     ``comparability`` and what is raised are those of :func:`replicate.report.diff.compare`."""
-    rows = {row.method for block in table.blocks for row in block.rows if row.method is not None}
-    wanted = rows if methods is None else rows.intersection(methods)
+    name = grid or table.grid
+    replicated = [row.method for block in table.blocks for row in block.rows if row.method is not None]
+    wanted = [method for method in replicated if methods is None or method in methods]
     asked = [variant.name for variant in paper.variants] if variants is None else variants
     known: dict[tuple[str, str, str], bool] = {}
 
     def moved(variant: str, method: str, column: Column) -> bool:
         key = variant, method, column.name  # several metrics ask
         if key not in known:
-            known[key] = grids.moves(paper, grid or table.grid, [column], [method], variant)
+            known[key] = grids.moves(paper, name, [column], [method], variant)
         return known[key]
 
     def under(variant: str | None) -> list[Row]:
@@ -85,21 +97,21 @@ def lines(
             columns=columns, grid=grid,
         )  # fmt: skip
 
-    others = {v: under(v) for v in asked if any(moved(v, method, column) for column in columns for method in wanted)}
+    others = {v: under(v) for v in asked if grids.moves(paper, name, columns, wanted, v)}
     others = {v: rows for v, rows in others.items() if any(row.replica is not None for row in rows)}
     found = []
     for number, followed in enumerate(under(None) if others else ()):
         method, column = followed.spot.row.method, followed.spot.column
         if method is None or method not in wanted:
             continue
-        told = [
+        of_number = [
             Line(variant, rows[number], followed)
             for variant, rows in others.items()
             if rows[number].replica is not None and moved(variant, method, column)
         ]
-        if told and followed.replica is not None:
-            told.insert(0, Line(FOLLOWED, followed, followed))
-        found += told
+        if of_number and followed.replica is not None:
+            of_number.insert(0, Line(FOLLOWED, followed, followed))
+        found += of_number
     return found
 
 
@@ -117,7 +129,7 @@ def render(found: Sequence[Line], format: str) -> str:
 
     markdown = format == "markdown"
     title = _title(found)
-    lines = [f"**{title}**" if markdown else title]
+    out = [f"**{title}**" if markdown else title]
     heads = ("row", "reading", "replica", "seeds", "published", "difference", "verdict", f"against {FOLLOWED}")
     aligned = ("left", "left", "right", "right", "right", "right", "left", "right")
     for path, alike in itertools.groupby(found, key=lambda line: line.row.path):
@@ -125,11 +137,11 @@ def render(found: Sequence[Line], format: str) -> str:
         if markdown:
             shown = [tuple(map(formats.escape_markdown, cells)) for cells in shown]
         body = tabulate(shown, heads, "pipe" if markdown else "simple", disable_numparse=True, colalign=aligned)
-        lines += ["", f"### {path}" if markdown else path, *[""] * markdown, *(line.rstrip() for line in body.splitlines())]
-    lines.append("")
+        out += ["", f"### {path}" if markdown else path, *[""] * markdown, *(line.rstrip() for line in body.splitlines())]
+    out.append("")
     for note in _notes(found):
-        lines += formats.wrapped(note, markdown)
-    return "\n".join(lines) + "\n"
+        out += formats.wrapped(note, markdown)
+    return "\n".join(out) + "\n"
 
 
 def _title(found: Sequence[Line]) -> str:
@@ -162,13 +174,12 @@ def _shown(alike: Sequence[Line]) -> Iterator[tuple[str, ...]]:
 
 
 def _change(line: Line) -> str:
-    """Mean over seeds and population standard deviation; a geometric mean of ratios."""
-    changes = list(line.changes.values())
-    if not changes:
+    mean, spread = line.change
+    if mean is None:
         return ""
     if line.row.scale == "log":
-        return f"×{statistics.geometric_mean(changes):.2f}"
-    return signed(statistics.fmean(changes)) + (f"±{statistics.pstdev(changes):.2f}" if len(changes) > 1 else "")
+        return f"×{mean:.2f}"
+    return signed(mean) + ("" if spread is None else f"±{spread:.2f}")
 
 
 def _notes(found: Sequence[Line]) -> Iterator[str]:
@@ -195,16 +206,16 @@ def _distances(found: Sequence[Line], names: Sequence[str]) -> Iterator[str]:
     for line in found:
         if line.row.spot.metric == metric and line.row.difference is not None:
             away[line.name][line.row.key] = abs(line.row.difference)
-    here, told = away.pop(FOLLOWED), []
+    here, parts = away.pop(FOLLOWED), []
     for name, there in away.items():
         if both := here.keys() & there.keys():
             many = f"{len(both)} number{'s'[: len(both) != 1]}"
             means = (
                 f"{who} {math.fsum(of[key] for key in both) / len(both):.2f}" for who, of in ((name, there), (FOLLOWED, here))
             )
-            told.append(f"{', '.join(means)} ({many})")
-    if told:
-        yield f"Mean distance from published, in points, over the numbers that both have: {'; '.join(told)}."
+            parts.append(f"{', '.join(means)} ({many})")
+    if parts:
+        yield f"Mean distance from published, in points, over the numbers that both have: {'; '.join(parts)}."
 
 
 def _csv(found: Sequence[Line]) -> str:
@@ -212,19 +223,17 @@ def _csv(found: Sequence[Line]) -> str:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(FIELDS)
     for line in found:
-        row, kind, changes = line.row, line.row.spot.metric.kind, list(line.changes.values())
+        row, kind = line.row, line.row.spot.metric.kind
         assert row.replica is not None
         log, number = row.scale == "log", row.printed
         mean, sd = tables.figures(row.replica, kind)
         level = (tables.figure(row.level, kind), "") if row.best else (mean, sd)
-        change = (statistics.geometric_mean if log else statistics.fmean)(changes) if changes else None
-        spread = statistics.pstdev(changes) if len(changes) > 1 and not log else None
-        told = ("" if x is None else f"{x:.4f}" for x in (change, spread))
+        difference, *change = ("" if x is None else f"{x:.4f}" for x in (row.difference, *line.change))
         rows.writerow(
             (
                 row.paper.name, f"Table {row.spot.table.number}", *row.spot.place, line.name, *level, row.replica.n,
                 *(("", "") if number is None else (number.value_text, number.std_text)),
-                "" if row.difference is None else f"{row.difference:.4f}", row.verdict.word, *told, len(changes) or "",
+                difference, row.verdict.word, *change, len(line.changes) or "",
                 "; ".join([row.edition, *["quick"] * row.quick, *["ratios, not differences"] * log]),
             )
         )  # fmt: skip

@@ -411,10 +411,5 @@ def _quirks(paper: Paper, place: Place) -> Iterator[str]:
     for quirk in mine:
         yield from _wrapped(f"{quirk.name}: {quirk.conflict} Here: {quirk.follows}", "  ")
         if quirk.variant:
-            moved = _keys(paper, place, None) != _keys(paper, place, quirk.variant)
+            moved = grids.moves(paper, place.table.grid, [place.column], [place.method], quirk.variant)
             yield f"    --variant {quirk.variant} {'trains this row otherwise' if moved else 'leaves this row as it is'}."
-
-
-def _keys(paper: Paper, place: Place, variant: str | None) -> set[str]:
-    cells = grids.cells(paper, place.table.grid, columns=[place.column], methods=[place.method], variant=variant)
-    return {cell.programme.key("") for cell in cells}
