@@ -11,6 +11,7 @@ from fake_records import write_groups, write_level
 
 from papers import PAPERS
 from replicate import grid
+from replicate.data.sources import EDITIONS, comparability
 from replicate.errors import BadInput
 from replicate.protocol import Across
 from replicate.record import Store
@@ -20,7 +21,7 @@ LOADED = {name: import_module(f"papers.{name}").PAPER for name in PAPERS}
 
 
 def lines(root, selection="as-published", papers=None):
-    return across.lines([(paper, Store(root)) for paper in (papers or LOADED.values())], selection)
+    return across.lines([(paper, Store(root)) for paper in (papers or LOADED.values())], comparability, selection)
 
 
 def found(told, method, data):
@@ -113,6 +114,26 @@ def test_ours_stand_beside_the_print_whose_protocol_they_follow(store):
     (honest,) = (line for line in lines(store, "cross-fitted") if line.replica and line.paper.name == "lort")
     assert honest.ours[0] == "mean" and honest.ours[1] == pytest.approx(41.0)
     assert all(line.replica is None for line in told if line.protocol == "quoted" or line.by)
+
+
+def test_a_comparable_copy_stands_in_where_there_is_no_official_one_and_is_named(tmp_path):
+    columns = [column for column in LOADED["unified_bound"].columns if column.name == "cifar10-lt/100"]
+    cells = [grid.cells(LOADED["unified_bound"], "table", columns=columns, methods=[method])[0] for method in ("CE", "CE+DRW")]
+    kept = Store(tmp_path)
+    (copy,) = [edition for (source, edition), (told, *_) in EDITIONS.items() if source == "cifar10" and told == "comparable"]
+    write_level(kept, cells[0], 99.0, edition="0123456789ab")  # redrawn: never shown
+    assert all(line.replica is None for line in lines(tmp_path))
+    write_level(kept, cells[0], 70.0, edition=copy)
+    told = lines(tmp_path)
+    (line,) = [line for line in told if line.replica]
+    assert line.edition == f"cifar10@{copy}" and line.ours[1] == pytest.approx(70.0)
+    assert f"70.00  1 run, on cifar10@{copy}\n" in across.render(told, "text")
+    (row,) = [row for row in csv.DictReader(io.StringIO(across.render(told, "csv"))) if row["replica"]]
+    assert (row["replica"], row["edition"]) == ("70.0000", f"cifar10@{copy}")
+    write_level(kept, cells[0], 60.0)
+    (line,) = [line for line in lines(tmp_path) if line.replica]
+    assert line.edition == "official" and line.ours[1] == pytest.approx(60.0)
+    assert "60.00  1 run\n" in across.render(lines(tmp_path), "text")
 
 
 def cells_of(row):

@@ -350,10 +350,12 @@ def readings_command(paper: str, store: Path, results: Path, form: str, variant:
 @which_format
 def across_command(store: Path, results: Path, selection: str, form: str) -> None:
     """The same method on the same data as several papers print it, beside ours."""
+    from replicate.data.sources import comparability
     from replicate.report import across
 
     papers = [load_paper(name) for name in PAPERS]
-    click.echo(across.render(across.lines([(p, reader(store, results, p)) for p in papers], selection), form), nl=False)
+    found = across.lines([(paper, reader(store, results, paper)) for paper in papers], comparability, selection)
+    click.echo(across.render(found, form), nl=False)
 
 
 @click.command("figures")

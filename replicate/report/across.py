@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from replicate import grid as grids
@@ -20,10 +20,11 @@ from replicate.report.selection import Replica, sentence
 from replicate.report.tables import Spot
 
 FORMATS = ("text", "markdown", "csv")
-EDITION = "official"  # no other data is the same as a paper's
+OFFICIAL = "official"
 FIELDS = (
     "method", "data", "paper", "by", "table", "row", "column_path", "metric", "protocol", "published", "published_std",
-    "statistic", "published_n", "provenance", "selection", "replica", "replica_sd", "replica_statistic", "replica_n", "note",
+    "statistic", "published_n", "provenance", "selection", "replica", "replica_sd", "replica_statistic", "replica_n", "edition",
+    "note",
 )  # fmt: skip
 _HEADS = ("method", "data", "printed in", "as", "protocol", "published", "of", "ours", "of")
 
@@ -31,7 +32,7 @@ _HEADS = ("method", "data", "printed in", "as", "protocol", "published", "of", "
 @dataclass(frozen=True)
 class Line:
     """One number: ``method`` and ``data`` in words that papers share, the place where ``paper`` prints it. ``protocol`` is told
-    where this project replicates it; ``replica`` is None where it does not or has not."""
+    where this project replicates it; ``replica`` is None where it does not or has not, else on ``edition`` of its data."""
 
     method: str
     data: str
@@ -42,6 +43,7 @@ class Line:
     number: Printed
     protocol: str
     replica: Replica | None
+    edition: str
     selection: str
 
     @property
@@ -53,20 +55,25 @@ class Line:
         return ("best", self.replica.best, None) if best else ("mean", self.replica.mean, self.replica.sd)
 
 
-def lines(of: Iterable[tuple[Paper, Store]], selection: str = "as-published") -> list[Line]:
+def lines(
+    of: Iterable[tuple[Paper, Store]], comparability: Callable[[str, str], str], selection: str = "as-published"
+) -> list[Line]:
     """Every number whose method and data two papers at least, or a paper and another's authors, print: by methods and data in
-    order of their appearance. Ours are of the official edition. Raises ``BadInput`` for an unknown selection, a damaged Record
-    or Measure, and for a row or column that a CSV does not have."""
+    order of their appearance. Ours are of the official edition or, where there is none, of one whose levels are comparable:
+    ``comparability`` says so of a source and an edition. Raises ``BadInput`` for an unknown selection, a damaged Record or
+    Measure, and for a row or column that a CSV does not have."""
     found: dict[str, dict[str, list[Line]]] = {}
     for paper, store in of:
         for across in paper.across:
-            for line in _lines(paper, store, across, selection):
+            for line in _lines(paper, store, across, comparability, selection):
                 found.setdefault(line.method, {}).setdefault(line.data, []).append(line)
     told = [here for of_data in found.values() for here in of_data.values()]
     return [line for here in told if len({line.by or line.paper.name for line in here}) > 1 for line in here]
 
 
-def _lines(paper: Paper, store: Store, across: Across, selection: str) -> Iterator[Line]:
+def _lines(
+    paper: Paper, store: Store, across: Across, comparability: Callable[[str, str], str], selection: str
+) -> Iterator[Line]:
     """The legible numbers that a paper's module names in one CSV, and illegible ones of which there is a replica."""
     numbers = [
         (place, number)
@@ -88,25 +95,33 @@ def _lines(paper: Paper, store: Store, across: Across, selection: str) -> Iterat
     }
     for place, number in numbers:
         spot = spots.get(place)
-        replica = None if spot is None else _replica(paper, store, spot, selection)
+        replica, edition = (None, "") if spot is None else _replica(paper, store, spot, comparability, selection)
         if number.value is None and (replica is None or not replica.n):
             continue
         protocol = "quoted" if number.provenance == "quoted" else "" if spot is None else _protocol(paper, spot)
         method, data = across.rows[place[0]], across.columns[place[1]]
-        yield Line(method, data, paper, across.by, *place[:2], number, protocol, replica, selection)
+        yield Line(method, data, paper, across.by, *place[:2], number, protocol, replica, edition, selection)
 
 
-def _replica(paper: Paper, store: Store, spot: Spot, selection: str) -> Replica | None:
-    found = tables.replicas(
-        store,
-        paper,
-        spot.table,
-        selection=selection,
-        edition_of={spot.column.data.source: EDITION},
-        columns=[spot.column],
-        methods=[spot.row.method or ""],
-    )
-    return found.get(spot.key)
+def _replica(
+    paper: Paper, store: Store, spot: Spot, comparability: Callable[[str, str], str], selection: str
+) -> tuple[Replica | None, str]:
+    """Ours, and the edition of its data: the official one first, since no other is quite the paper's."""
+    source = spot.column.data.source
+    there = sorted(store.editions(source), key=lambda edition: edition != OFFICIAL)
+    for edition in (edition for edition in there if comparability(source, edition) == "comparable"):
+        found = tables.replicas(
+            store,
+            paper,
+            spot.table,
+            selection=selection,
+            edition_of={source: edition},
+            columns=[spot.column],
+            methods=[spot.row.method or ""],
+        )
+        if spot.key in found:
+            return found[spot.key], edition if edition == OFFICIAL else f"{source}@{edition}"
+    return None, ""
 
 
 def _protocol(paper: Paper, spot: Spot) -> str:
@@ -164,7 +179,7 @@ def _rows(found: Sequence[Line]) -> Iterator[tuple[str, ...]]:
             formats.plain(shown),
             _runs(number.statistic, number.n) if number.value is not None else "",
             formats.plain(ours),
-            "" if line.replica is None or not line.replica.n else _runs(statistic, line.replica.n),
+            "" if line.replica is None or not line.replica.n else _runs(statistic, line.replica.n) + _on(line.edition),
         )
         before = here
 
@@ -172,6 +187,11 @@ def _rows(found: Sequence[Line]) -> Iterator[tuple[str, ...]]:
 def _runs(statistic: str, n: int | None) -> str:
     """Such as ``best of 5``; empty for a number of which nobody says what it is of."""
     return "" if n is None else f"{statistic} of {n}" if n > 1 else "1 run"
+
+
+def _on(edition: str) -> str:
+    """Such as ``, on cifar10@0123456789ab``; empty for the official edition."""
+    return "" if edition == OFFICIAL else f", on {edition}"
 
 
 def _notes(found: Sequence[Line]) -> Iterator[str]:
@@ -182,7 +202,8 @@ def _notes(found: Sequence[Line]) -> Iterator[str]:
         for command, paper in papers.items():
             said.setdefault(sentence(selection, paper.selects_on), []).append(command)
         for words, commands in said.items():
-            yield f"Ours, {', '.join(commands)}: selection {selection}: {words}. Official data alone."
+            yield f"Ours, {', '.join(commands)}: selection {selection}: {words}."
+    yield "Ours are of official data or, where there is none, of another copy whose levels are comparable, which is named."
     yield (
         "[..]: quoted by the paper from elsewhere. Equal quoted numbers are one number that is printed twice, and no second "
         "observation of it."
@@ -222,6 +243,7 @@ def _csv(found: Sequence[Line]) -> str:
                 tables.figure(sd, number.metric),
                 statistic if level is not None else "",
                 "" if line.replica is None else line.replica.n,
+                line.edition,
                 number.note,
             )
         )
