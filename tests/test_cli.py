@@ -444,7 +444,7 @@ WRONG = {
     "paper of plan": (("plan", "unifed"), "'unifed'", "unified-bound"),
     "paper of tables": (("tables", "unifed"), "'unifed'", "unified-bound"),
     "paper of diff": (("diff", "unifed"), "'unifed'", "unified-bound"),
-    "paper left out": (("diff",), "PAPER"),
+    "paper left out": (("why",), "PAPER"),
     "option": ((*RUN, "--datset", "digits"), "--datset", "--dataset"),
     "argument": ((*RUN, "digits"), "digits"),
     "method": ((*RUN, "--method", "CE+SAM"), "'CE+SAM'", "CE+DRW+SAM"),

@@ -8,6 +8,7 @@ import pytest
 from fake_records import COLUMN, write_level
 from test_cli import ROOT, SUFFIXES, assert_refused, call, call_here, call_without_torch, contents, copy, quick
 
+from papers import PAPERS
 from papers.unified_bound import PAPER
 from replicate import grid
 from replicate.record import Store
@@ -55,6 +56,28 @@ def test_the_committed_folder_is_what_the_command_writes_from_its_records(tmp_pa
     after = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert [str(path) for path in after if after[path] != before[path]] == []
+
+
+@pytest.mark.parametrize("command", ["tables", "diff", "lens", "readings"])
+def test_without_a_paper_the_committed_numbers_of_all_are_printed(tmp_path, call_here, command):
+    if not (ROOT / "results").is_dir():
+        pytest.skip("needs the results folder of a checkout")
+    where = ("--results", str(ROOT / "results"))
+    each = [call_here(tmp_path, command, paper.replace("_", "-"), *where) for paper in PAPERS]
+    every = call_here(tmp_path, command, *where)
+    assert every.code == max(one.code for one in each) == 0
+    assert every.out == "".join(one.out for one in each) and every.err == "".join(one.err for one in each)
+    assert "cifar10@" in every.out
+
+
+def test_a_table_that_a_command_cannot_read_is_refused_only_if_no_paper_has_another(tmp_path, call_here):
+    refused = call_here(tmp_path, "lens", "--table", "3")
+    assert refused.code == 0 and "lort, table 3: no Records yet" in refused.err
+    assert_refused(call_here(tmp_path, "lens", "wb", "--table", "3"), "table 3 of wb", "allowed: 4, 6, 7, 8, 9, 10")
+    assert_refused(call_here(tmp_path, "lens", "--dataset", "mnist"), "table 3 of wb has no accuracy")
+    assert_refused(call_here(tmp_path, "readings", "--dataset", "digits"), "no other reading of any paper", "text-mean (")
+    told = call_here(tmp_path, "diff", "--second-run")
+    assert told == call_here(tmp_path, "diff", "unified-bound", "--second-run") and told.code == 0
 
 
 def test_records_measures_tables_verdicts_and_claims_go_to_the_folder(tmp_path, call_here):

@@ -143,18 +143,18 @@ def table_printer(
 
 
 @click.command("diff")
-@click.argument("paper")
+@click.argument("paper", required=False)
 @which_cells
 @where_store
 @where_results
 @click.option("--format", "form", type=click.Choice(("text", "markdown", "csv")), default="text", show_default=True)
 @click.option("--second-run", is_flag=True, help="The authors' own second run against their table, where there is one.")
-def diff_command(paper: str, store: Path, results: Path, form: str, second_run: bool, **which: Any) -> None:
+def diff_command(paper: str | None, store: Path, results: Path, form: str, second_run: bool, **which: Any) -> None:
     """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs."""
     from replicate.report import diff
 
     if second_run:
-        _second_runs(load_paper(paper), form, which)
+        _second_runs(paper, form, which)
         return
     worst = 0
     for request, table in _with_tables(paper, which, stand_ins=True):
@@ -191,17 +191,20 @@ def compared(request: Request, kept: Store, columns: Sequence[Column], editions:
     )
 
 
-def _second_runs(paper: Paper, form: str, which: Mapping[str, Any]) -> None:
-    """Raises ``BadInput`` if the paper has none, or if other options ask for something of ours."""
+def _second_runs(paper: str | None, form: str, which: Mapping[str, Any]) -> None:
+    """Of one paper or of all. Raises ``BadInput`` if the paper has none, or if other options ask for something of ours."""
     from replicate.report import second_run
 
     asked = next((name for name, value in which.items() if value), None)
     if asked is not None:
         raise BadInput(f"--second-run has no cells of ours to choose by --{asked.rstrip('s')}; leave one out")
-    if not paper.second_runs:
-        having = [name.replace("_", "-") for name in PAPERS if load_paper(name).second_runs]
-        raise BadInput(f"paper {paper.command!r} has no second run by its authors; allowed: {', '.join(having)}")
-    click.echo("\n".join(second_run.render(paper, run, form) for run in paper.second_runs), nl=False)
+    having = [loaded for loaded in map(load_paper, PAPERS) if loaded.second_runs]
+    chosen = having if paper is None else [loaded for loaded in having if loaded is load_paper(paper)]
+    if not chosen:
+        allowed = ", ".join(loaded.command for loaded in having)
+        raise BadInput(f"paper {paper!r} has no second run by its authors; allowed: {allowed}")
+    told = (second_run.render(loaded, run, form) for loaded in chosen for run in loaded.second_runs)
+    click.echo("\n".join(told), nl=False)
 
 
 @click.command("claims")
@@ -271,21 +274,24 @@ def judged_claims(
 
 
 @click.command("lens")
-@click.argument("paper")
+@click.argument("paper", required=False)
 @which_cells
 @where_store
 @where_results
 @which_format
-def lens_command(paper: str, store: Path, results: Path, form: str, **which: Any) -> None:
+def lens_command(paper: str | None, store: Path, results: Path, form: str, **which: Any) -> None:
     """One table under every selection side by side, and what each row gains from looking at the test set."""
     from replicate.report import lens
 
+    refused: list[BadInput] = []
+    some = False
     for request, table in _with_tables(paper, which, stand_ins=True):
-        if lens.accuracy(table) is None:
-            if which["table"] is not None:
-                having = ", ".join(t.number for t in request.paper.tables if lens.accuracy(t) is not None)
-                raise BadInput(f"table {table.number} of {paper} has no accuracy to select by; allowed: {having}")
+        if lens.accuracy(table) is None:  # another table may have some
+            having = ", ".join(t.number for t in request.paper.tables if lens.accuracy(t) is not None)
+            told = f"table {table.number} of {request.paper.command} has no accuracy to select by; allowed: {having}"
+            refused.append(BadInput(told))
             continue
+        some = True
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
@@ -297,22 +303,24 @@ def lens_command(paper: str, store: Path, results: Path, form: str, **which: Any
                 shown += 1
         if not shown:
             click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
+    if not some:
+        raise refused[0]
 
 
 @click.command("readings")
-@click.argument("paper")
+@click.argument("paper", required=False)
 @which_cells
 @where_store
 @where_results
 @which_format
-def readings_command(paper: str, store: Path, results: Path, form: str, variant: str | None, **which: Any) -> None:
+def readings_command(paper: str | None, store: Path, results: Path, form: str, variant: str | None, **which: Any) -> None:
     """Where text and code disagree: every reading that was run beside the one followed here and the published number."""
     from replicate.data.sources import comparability
     from replicate.report import readings
 
-    variants = [known.name for known in load_paper(paper).variants] if variant is None else [variant]
     some = False
     for request, table in _with_tables(paper, {**which, "variant": variant}, stand_ins=False):
+        variants = [known.name for known in request.paper.variants] if variant is None else [variant]
         others = [v for v in variants if grids.moves(request.paper, request.grid, request.columns, request.methods, v)]
         if not others:
             continue
@@ -339,8 +347,10 @@ def readings_command(paper: str, store: Path, results: Path, form: str, variant:
             told = f"{request.paper.command}, table {table.number}: no Records of another reading yet"
             click.echo(f"{told}; {how_to(request)} and --variant {' or '.join(others)}", err=True)
     if not some:
-        having = ", ".join(f"{known.name} ({known.title})" for known in load_paper(paper).variants)
-        raise BadInput(f"no other reading of {paper} changes what these options choose; leave one out; it has: {having}")
+        papers = [load_paper(name) for name in ([paper] if paper else PAPERS)]
+        having = ", ".join(f"{known.name} ({known.title})" for loaded in papers for known in loaded.variants)
+        whose = paper or "any paper"
+        raise BadInput(f"no other reading of {whose} changes what these options choose; leave one out; allowed: {having}")
 
 
 @click.command("across")
