@@ -375,10 +375,13 @@ def test_list_counts_finished_cells(uninterrupted, quick):
 
 
 def test_diff_of_a_whole_run_on_a_stand_in_stays_apart_from_the_paper(uninterrupted):
-    code, out, err = call_without_torch(uninterrupted.folder, "diff", "unified-bound", "--table", "1")
+    where = ("diff", "unified-bound", "--table", "1")
+    code, out, err = call_without_torch(uninterrupted.folder, *where, "--dataset", "digits")
     assert (code, err) == (0, "")
     assert len(re.findall(r" not comparable$", out, re.M)) == 3
     assert "STAND-IN" in out.splitlines()[0] and "QUICK" not in out.splitlines()[0]
+    code, out, err = call_without_torch(uninterrupted.folder, *where)  # nothing there to differ from
+    assert (code, out) == (0, "") and "table 1: no Records on the paper's own data yet; run `replicate unified-bound" in err
 
 
 def test_a_killed_run_leaves_whole_checkpoints_alone(interrupted):

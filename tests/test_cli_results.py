@@ -1,5 +1,6 @@
 """What is written in the results folder: whole tables, verdicts, claims, and the Records behind them."""
 
+import csv
 import json
 import os
 import shutil
@@ -66,8 +67,12 @@ def test_without_a_paper_the_committed_numbers_of_all_are_printed(tmp_path, call
     each = [call_here(tmp_path, command, paper.replace("_", "-"), *where) for paper in PAPERS]
     every = call_here(tmp_path, command, *where)
     assert every.code == max(one.code for one in each) == 0
-    assert every.out == "".join(one.out for one in each) and every.err == "".join(one.err for one in each)
-    assert "cifar10@" in every.out
+    assert every.out == "\n".join(one.out for one in each if one.out) and every.err == "".join(one.err for one in each)
+    assert "cifar10@" in every.out and ("STAND-IN" in every.out) == (command in ("tables", "lens"))
+    lines = call_here(tmp_path, command, *where, "--format", "csv").out.splitlines()
+    assert (
+        len(lines) > 3 and lines.count(lines[0]) == 1 and {len(line) for line in csv.reader(lines)} == {lines[0].count(",") + 1}
+    )
 
 
 def test_a_table_that_a_command_cannot_read_is_refused_only_if_no_paper_has_another(tmp_path, call_here):

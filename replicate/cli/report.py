@@ -79,6 +79,20 @@ def _with_tables(paper: str | None, which: dict[str, Any], **how: bool) -> Itera
         yield request, request.table
 
 
+def _one_by_one(form: str) -> Callable[[str], None]:
+    """Prints texts that end with a line feed: an empty line between two, and of CSVs the heads of columns once."""
+    shown = False
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if shown:
+            text = text.partition("\n")[2] if form == "csv" else "\n" + text
+        shown = True
+        click.echo(text, nl=False)
+
+    return show
+
+
 @click.command("tables")
 @click.argument("paper", required=False)
 @which_cells
@@ -93,16 +107,16 @@ def tables_command(
     """Print tables from Records alone, in the published layout."""
     from replicate.report import tables
 
+    show = _one_by_one(form)
     for request, table in _with_tables(paper, which, stand_ins=True, words=True):
         if table.descriptive:
             if published or which["table"] is not None:
-                click.echo(tables.render(request.paper, table, {}, form), nl=False)
+                show(tables.render(request.paper, table, {}, form))
             continue
         if published:
             columns = [column for column in request.columns if not column.stand_in]
             numbers = tables.printed(request.paper, table)
-            told = tables.render(request.paper, table, numbers, form, columns=columns, beside=request.beside)
-            click.echo(told, nl=False)
+            show(tables.render(request.paper, table, numbers, form, columns=columns, beside=request.beside))
             continue
         kept = reader(store, results, request.paper)
         shown = 0
@@ -110,7 +124,7 @@ def tables_command(
             printer = table_printer(request, kept, editions, columns, selection, results)
             if printer is not None:
                 shown += 1
-                click.echo(printer(format=form), nl=False)
+                show(printer(format=form))
         if not shown:
             click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
 
@@ -150,14 +164,17 @@ def table_printer(
 @click.option("--format", "form", type=click.Choice(("text", "markdown", "csv")), default="text", show_default=True)
 @click.option("--second-run", is_flag=True, help="The authors' own second run against their table, where there is one.")
 def diff_command(paper: str | None, store: Path, results: Path, form: str, second_run: bool, **which: Any) -> None:
-    """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs."""
+    """Replica, published number, difference and verdict, cell by cell; exits 1 if a fully specified row differs.
+
+    Stand-ins have no published number to differ from: they are shown where --dataset names them.
+    """
     from replicate.report import diff
 
     if second_run:
         _second_runs(paper, form, which)
         return
-    worst = 0
-    for request, table in _with_tables(paper, which, stand_ins=True):
+    worst, show = 0, _one_by_one(form)
+    for request, table in _with_tables(paper, which, stand_ins=False):
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
@@ -165,10 +182,11 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
             if all(row.replica is None for row in rows):
                 continue
             shown += 1
-            click.echo(diff.render(rows, form), nl=False)
+            show(diff.render(rows, form))
             worst = max(worst, diff.exit_code(rows))
         if not shown:
-            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
+            whose = "" if which["datasets"] else " on the paper's own data"
+            click.echo(f"{request.paper.command}, table {table.number}: no Records{whose} yet; {how_to(request)}", err=True)
     sys.exit(worst)
 
 
@@ -203,8 +221,10 @@ def _second_runs(paper: str | None, form: str, which: Mapping[str, Any]) -> None
     if not chosen:
         allowed = ", ".join(loaded.command for loaded in having)
         raise BadInput(f"paper {paper!r} has no second run by its authors; allowed: {allowed}")
-    told = (second_run.render(loaded, run, form) for loaded in chosen for run in loaded.second_runs)
-    click.echo("\n".join(told), nl=False)
+    show = _one_by_one(form)
+    for loaded in chosen:
+        for run in loaded.second_runs:
+            show(second_run.render(loaded, run, form))
 
 
 @click.command("claims")
@@ -221,7 +241,7 @@ def claims_command(paper: str | None, store: Path, results: Path, form: str, **w
     from replicate.report import claims
 
     refused: list[BadInput] = []
-    told: list[str] = []
+    some, show = False, _one_by_one(form)
     for name in [paper] if paper else PAPERS:
         loaded = load_paper(name)
         try:
@@ -231,10 +251,10 @@ def claims_command(paper: str | None, store: Path, results: Path, form: str, **w
             continue
         of = [f"table {which['table']}"] * bool(which["table"]) + [*which["datasets"]]
         of += [f"variant {which['variant']}"] * bool(which["variant"])
-        told.append(claims.render(loaded, found, form, selection=which["selection"], note=", ".join(of)))
-    if not told:
+        some = True
+        show(claims.render(loaded, found, form, selection=which["selection"], note=", ".join(of)))
+    if not some:
         raise refused[0]
-    click.echo("\n".join(told) if form != "csv" else told[0] + "".join(part.partition("\n")[2] for part in told[1:]), nl=False)
 
 
 def judged_claims(
@@ -284,7 +304,7 @@ def lens_command(paper: str | None, store: Path, results: Path, form: str, **whi
     from replicate.report import lens
 
     refused: list[BadInput] = []
-    some = False
+    some, show = False, _one_by_one(form)
     for request, table in _with_tables(paper, which, stand_ins=True):
         if lens.accuracy(table) is None:  # another table may have some
             having = ", ".join(t.number for t in request.paper.tables if lens.accuracy(t) is not None)
@@ -298,8 +318,7 @@ def lens_command(paper: str | None, store: Path, results: Path, form: str, **whi
             how: dict[str, Any] = {"variant": request.variant, "quick": request.quick, "grid": request.grid}
             found = lens.lines(kept, request.paper, table, edition_of=editions, columns=columns, methods=request.methods, **how)
             if found:
-                told = lens.render(found, form, quick=request.quick)
-                click.echo(("" if form == "csv" or not shown else "\n") + told, nl=False)
+                show(lens.render(found, form, quick=request.quick))
                 shown += 1
         if not shown:
             click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
@@ -318,7 +337,7 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
     from replicate.data.sources import comparability
     from replicate.report import readings
 
-    some = False
+    some, show = False, _one_by_one(form)
     for request, table in _with_tables(paper, {**which, "variant": variant}, stand_ins=False):
         variants = [known.name for known in request.paper.variants] if variant is None else [variant]
         others = [v for v in variants if grids.moves(request.paper, request.grid, request.columns, request.methods, v)]
@@ -341,7 +360,7 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
                 grid=request.grid,
             )
             if found:
-                click.echo(("" if form == "csv" or not shown else "\n") + readings.render(found, form), nl=False)
+                show(readings.render(found, form))
                 shown += 1
         if not shown:
             told = f"{request.paper.command}, table {table.number}: no Records of another reading yet"
