@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -43,7 +44,13 @@ def of(stem, verdicts=True):
     return files | ({f"{stem}.verdicts.md", f"{stem}.verdicts.csv"} if verdicts else set())
 
 
-CLAIMS = {"claims.md", "claims.csv"}
+ALWAYS = {"claims.md", "claims.csv", "README.md"}
+
+
+def listed(folder):
+    """The rows of the page of contents, without the files."""
+    rows = [line for line in (folder / "results/unified_bound/README.md").read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")][:6] for row in rows[2:]]
 
 
 def test_the_committed_folder_is_what_the_command_writes_from_its_records(tmp_path):
@@ -90,7 +97,7 @@ def test_records_measures_tables_verdicts_and_claims_go_to_the_folder(tmp_path, 
     code, out, err = call_here(tmp_path, "results", "unified-bound")
     assert (code, err) == (0, "")
     assert out == "results/unified_bound: 1 table written; records: 6 of 6 copied; measures: 6 of 6 copied\n"
-    assert names(tmp_path) == of("table1") | CLAIMS
+    assert names(tmp_path) == of("table1") | ALWAYS
     for kind in ("records", "measures"):
         kept, copied = (contents(tmp_path / root / kind) for root in ("store", "results/unified_bound"))
         assert kept.keys() == copied.keys()
@@ -128,10 +135,10 @@ def test_official_data_share_a_file_and_every_other_edition_has_its_own(tmp_path
     call_here(tmp_path, "results", "unified-bound")
     fill(tmp_path, columns=(C10_STEP, C100))
     call_here(tmp_path, "results", "unified-bound")
-    assert names(tmp_path) == of("table1") | CLAIMS
+    assert names(tmp_path) == of("table1") | ALWAYS
     fill(tmp_path, columns=(C10, C100), edition=OTHER)
     call_here(tmp_path, "results", "unified-bound")
-    assert names(tmp_path) == of("table1") | of(f"table1.cifar10@{OTHER}") | of(f"table1.cifar100@{OTHER}") | CLAIMS
+    assert names(tmp_path) == of("table1") | of(f"table1.cifar10@{OTHER}") | of(f"table1.cifar100@{OTHER}") | ALWAYS
     verdicts = (tmp_path / f"results/unified_bound/table1.cifar100@{OTHER}.verdicts.csv").read_text()
     assert "other split" in verdicts and "CIFAR-10/" not in verdicts
 
@@ -140,14 +147,18 @@ def test_stand_ins_have_no_verdicts_and_variants_a_table_of_their_own(tmp_path, 
     fill(tmp_path, columns=(COLUMN["digits/45"],))
     fill(tmp_path, methods=("CE+DRW",), variant="text")
     call_here(tmp_path, "results", "unified-bound")
-    assert names(tmp_path) == of("table1.digits", verdicts=False) | of("table1.text") | CLAIMS
+    assert names(tmp_path) == of("table1.digits", verdicts=False) | of("table1.text") | ALWAYS
     assert "variant text" in (tmp_path / "results/unified_bound/table1.text.verdicts.csv").read_text()
+    assert listed(tmp_path) == [
+        ["1", "", "digits@official, a stand-in", "2 of 16", "3", ""],
+        ["1", "variant `text`", "cifar10@official", "1 of 64", "3", "1 open"],
+    ]
 
 
 def test_another_grid_is_written_where_it_adds_to_the_table(tmp_path, call_here):
     fill(tmp_path)
     call_here(tmp_path, "results", "unified-bound")
-    assert names(tmp_path) == of("table1") | CLAIMS  # CE and CE+DRW stand in the whole search, too
+    assert names(tmp_path) == of("table1") | ALWAYS  # CE and CE+DRW stand in the whole search, too
     searched = next(
         cell
         for cell in grid.cells(PAPER, "full", columns=[C10], methods=["VS"])
@@ -155,13 +166,26 @@ def test_another_grid_is_written_where_it_adds_to_the_table(tmp_path, call_here)
     )
     write_level(Store(tmp_path / "store"), searched, 75.0)
     call_here(tmp_path, "results", "unified-bound")
-    assert names(tmp_path) == of("table1") | of("table1.full") | CLAIMS
+    assert names(tmp_path) == of("table1") | of("table1.full") | ALWAYS
+    assert [line[1:5] for line in listed(tmp_path)] == [
+        ["", "cifar10@official", "2 of 64", "3"],
+        ["grid `full`", "cifar10@official", "3 of 64", "1 to 3"],
+    ]
+
+
+def test_the_contents_link_every_file_and_each_link_is_there(tmp_path, call_here):
+    fill(tmp_path)
+    fill(tmp_path, columns=(COLUMN["digits/45"],))
+    call_here(tmp_path, "results", "unified-bound")
+    links = re.findall(r"\]\((.*?)\)", (tmp_path / "results/unified_bound/README.md").read_text())
+    assert len(links) == len(set(links)) and set(links) == names(tmp_path) - {"README.md", "table1.verdicts.csv"}
 
 
 def test_quick_runs_and_other_papers_records_stay_in_the_store(tmp_path, call_here):
     fill(tmp_path, quick=True)
     code, out, _ = call_here(tmp_path, "results", "unified-bound")
-    assert code == 0 and "0 tables written; records: 0 of 0 copied" in out and names(tmp_path) == CLAIMS
+    assert code == 0 and "0 tables written; records: 0 of 0 copied" in out and names(tmp_path) == ALWAYS
+    assert listed(tmp_path) == [] and "Nothing yet." in (tmp_path / "results/unified_bound/README.md").read_text()
     fill(tmp_path)
     code, out, _ = call_here(tmp_path, "results", "lort")
     assert code == 0 and out.startswith("results/lort: 0 tables written; records: 0 of 0 copied")

@@ -1,8 +1,10 @@
-"""The results folder: whole tables, verdicts and claims in files, and the Records behind them. Nothing here imports torch."""
+"""The results folder: whole tables, verdicts and claims in files, a page of contents, and the Records behind them. Nothing here
+imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,7 +23,8 @@ from replicate.record import Store, parse, write_atomically
 @where_store
 @where_results
 def results_command(paper: str | None, store: Path, results: Path) -> None:
-    """Write what the store has into the results folder: tables, verdicts, claims, and the Records and Measures behind them.
+    """Write what the store has into the results folder: tables, verdicts, claims, contents, and the Records and Measures behind
+    them.
 
     Records that the folder has already count too; where both have one, the store's replaces it. Quick runs stay out.
     """
@@ -29,16 +32,26 @@ def results_command(paper: str | None, store: Path, results: Path) -> None:
         loaded = load_paper(name)
         kept = reader(store, results, loaded)
         counts = _copy(loaded, Store(store), results)
-        written = [stem for request in _requests(loaded, kept) for stem in write_tables(request, kept, results)]
+        written = [table for request in _requests(loaded, kept) for table in write_tables(request, kept, results)]
         write_claims(loaded, kept, results)
+        _write_contents(loaded, written, kept, results)
         told = (f"{kind}: {new:,} of {every:,} copied" for kind, (every, new) in counts.items())
         click.echo(f"{results / loaded.name}: {counted(len(written), 'table')} written; {'; '.join(told)}")
 
 
-def write_tables(request: Request, kept: Store, results: Path, trained: Mapping[str, str] | None = None) -> list[Path]:
+@dataclass(frozen=True)
+class TableFiles:
+    """A table that was written: ``path`` is that of its files without their suffixes."""
+
+    path: Path
+    request: Request
+    columns: Sequence[Column]
+    editions: Mapping[str, str]
+
+
+def write_tables(request: Request, kept: Store, results: Path, trained: Mapping[str, str] | None = None) -> list[TableFiles]:
     """Write the whole of a request's table (every row and column, whichever were asked for) in every format, and its verdicts
-    where numbers may meet published ones: a set of files for each group of columns that has a Record. Returns the files of a
-    set without their suffixes.
+    where numbers may meet published ones: a set of files for each group of columns that has a Record.
 
     ``trained``: only groups that have one of these editions, by source. Raises ``BadInput`` if files cannot be written and for
     damaged Records."""
@@ -52,7 +65,7 @@ def write_tables(request: Request, kept: Store, results: Path, trained: Mapping[
         if printer is None:
             continue
         stem = _stem(whole, columns, editions)
-        written.append(results / whole.paper.name / stem)
+        written.append(TableFiles(results / whole.paper.name / stem, whole, columns, editions))
         for form, suffix in FORMATS.items():
             _write(results, whole.paper, f"{stem}.{suffix}", printer(format=form))
         if whole.quick or all(column.stand_in for column in columns):
@@ -73,6 +86,24 @@ def write_claims(paper: Paper, kept: Store, results: Path) -> None:
     for form in ("markdown", "csv"):
         told = claims.render(paper, found, form, selection="as-published", note="")
         _write(results, paper, f"claims.{FORMATS[form]}", told)
+
+
+def _write_contents(paper: Paper, written: Sequence[TableFiles], kept: Store, results: Path) -> None:
+    """Write the page that says what the other files are. Raises as :func:`write_tables`."""
+    from replicate.report import contents
+
+    told = [
+        contents.Written(table.path.name, _read_as(table.request), compared(table.request, kept, table.columns, table.editions))
+        for table in written
+    ]
+    _write(results, paper, "README.md", contents.render(paper, told))
+
+
+def _read_as(request: Request) -> str:
+    """Grid and variant, where they are not the table's own."""
+    assert request.table is not None
+    other = request.grid != request.table.grid
+    return ", ".join([f"grid `{request.grid}`"] * other + [f"variant `{request.variant}`"] * bool(request.variant))
 
 
 def _stem(request: Request, columns: Sequence[Column], editions: Mapping[str, str]) -> str:

@@ -156,10 +156,10 @@ def _show(request: Request, store: Store, editions: Mapping[str, str], results: 
     click.echo(printer(format="text"))
     kept = reader(store.root, results, request.paper)
     trained = {source: editions[source] for source in request.sources}
-    stems = write_tables(request, kept, results, trained)
+    written = write_tables(request, kept, results, trained)
     if not request.quick and not all(column.stand_in for column in request.columns):
         write_claims(request.paper, kept, results)
-    told = ", ".join(f"{stem}.*" for stem in stems)
+    told = ", ".join(f"{table.path}.*" for table in written)
     click.echo(f"This table as text, Markdown, CSV and LaTeX: {told}; its Records: {store.root}/records")
 
 
