@@ -51,7 +51,7 @@ def _line(table: Written) -> tuple[str, ...]:
     return (
         own[0].spot.table.number,
         table.read_as,
-        ", ".join(dict.fromkeys(row.edition for row in run)) + (", a stand-in" if stand_in else ""),
+        ", ".join(dict.fromkeys(row.edition for row in own)) + (", a stand-in" if stand_in else ""),
         f"{len(run)} of {len(own)}",
         " to ".join(str(n) for n in dict.fromkeys((*seeds[:1], *seeds[-1:]))),
         "" if stand_in else _verdicts(run),
