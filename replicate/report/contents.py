@@ -4,7 +4,6 @@ verdicts. No torch."""
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -54,14 +53,9 @@ def _line(table: Written) -> tuple[str, ...]:
         ", ".join(dict.fromkeys(row.edition for row in own)) + (", a stand-in" if stand_in else ""),
         f"{len(run)} of {len(own)}",
         " to ".join(str(n) for n in dict.fromkeys((*seeds[:1], *seeds[-1:]))),
-        "" if stand_in else _verdicts(run),
+        "" if stand_in else diff.tally(run),
         ", ".join(_files(table.stem, verdicts=not stand_in)),
     )
-
-
-def _verdicts(run: Sequence[diff.Row]) -> str:
-    """Such as ``3 match, 1 open``."""
-    return ", ".join(f"{count} {word}" for word, count in Counter(row.verdict.word for row in run).most_common())
 
 
 def _files(stem: str, verdicts: bool) -> Iterator[str]:

@@ -434,12 +434,16 @@ def _gains_over(rows: Sequence[Row]) -> Iterator[str]:
                 yield f"Gain {label}, {path} over {reference}: {remains}"
 
 
+def tally(rows: Iterable[Row]) -> str:
+    """How many rows have each verdict, such as ``3 match, 1 open``; empty without rows."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(row.verdict.word for row in rows).most_common())
+
+
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
     own = [row for row in rows if row.verdict.word != "quoted"]
     for title, full in (("Fully specified rows", True), ("Rows under our grid", False)):
-        words = Counter(row.verdict.word for row in own if row.fully_specified is full)
-        if words:
-            yield f"{title}: {', '.join(f'{count} {word}' for word, count in words.most_common())}."
+        if words := tally(row for row in own if row.fully_specified is full):
+            yield f"{title}: {words}."
     if len(own) < len(rows):
         yield f"Quoted by the paper from elsewhere, and not judged: {len(rows) - len(own)} numbers and blanks."
     if any(row.best for row in rows):
