@@ -395,7 +395,7 @@ def main() -> None:
     began = time.perf_counter()
     bench = Bench(device, arguments.data, arguments.epochs, arguments.smoke)
     told: Told = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": numerics.device_name(device),
         "torch": str(torch.__version__),
         "data": ("real images" if bench.real else "random images") + (", smoke run" if bench.smoke else ""),
     }

@@ -1,6 +1,7 @@
 """The loop against the plain loop, shared and resumed runs against lone ones, and what goes wrong."""
 
 import os
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -342,7 +343,20 @@ def test_records_keep_groups_halves_and_the_classes_of_best_last_and_switch_epoc
             assert sum(of["test"][half][5:]) == curves["minority"][int(epoch) - 1]
     accuracy = record.accuracy("test")
     assert accuracy.index(max(accuracy)) + 1 == record.best["test"]
+    assert record.environment["device"] == numerics.device_name(CPU)
     assert record.environment["numerics"] == {"device": "cpu", "dtype": "float32", "threads": 1, "compiled": False}
+
+
+def test_a_processor_has_the_name_that_the_system_tells_else_its_kind(tmp_path, monkeypatch):
+    there = tmp_path / "cpuinfo"
+    monkeypatch.setattr(numerics, "_PROCESSORS", there)
+    there.write_text("processor\t: 0\nmodel name\t: Example CPU @ 2.00GHz\n\nprocessor\t: 1\nmodel name\t: Another\n")
+    assert numerics.device_name(CPU) == "Example CPU @ 2.00GHz"
+    kind = platform.processor() or platform.machine()
+    there.write_text("processor\t: 0\n")
+    assert numerics.device_name(CPU) == kind
+    there.unlink()
+    assert numerics.device_name(CPU) == kind
 
 
 def test_durations():

@@ -167,23 +167,15 @@ def machine(device: str) -> dict[str, Any]:
     """What was measured on; no host name."""
     import torch
 
-    cuda = torch.device(device).type == "cuda"
+    from replicate.engine.numerics import device_name
+
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else processor(),
+        "device": device_name(torch.device(device)),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-
-
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def line(network: str, step: str, number: int, pairs: int, pair: tuple[Mapping[str, float], Mapping[str, float]]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 import replicate
 from replicate.adjust import adjusted_logits, log_prior
 from replicate.engine.loop import DeviceData, Diverged, correct_counts, features_of, start, train_epoch
-from replicate.engine.numerics import Numerics
+from replicate.engine.numerics import Numerics, device_name
 from replicate.engine.state import History, State, balanced, read_tensors, sizes
 from replicate.grid import Cell, cell_key
 from replicate.models import Classifier
@@ -262,9 +262,8 @@ def record_of(
 
 def environment(device: torch.device, numerics: Numerics) -> dict[str, Any]:
     """Device, numerics mode, versions and commit, as JSON data; no path, no host name."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "device": name,
+        "device": device_name(device),
         "numerics": numerics.told(),
         "versions": {"replicate": replicate.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "commit": _commit(),

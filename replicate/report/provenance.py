@@ -50,7 +50,7 @@ def number(value: float, kind: str) -> str:
 
 
 def device(record: Record) -> str:
-    """Device and numerics mode, such as ``x86_64 (cpu), float32, 1 thread, eager``."""
+    """Device and numerics mode, such as ``AMD EPYC 9B14 (cpu), float32, 1 thread, eager``."""
     told, mode = record.environment, dict(record.environment.get("numerics", {}))
     if not told.get("device"):
         return NOT_RECORDED
