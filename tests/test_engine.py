@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training import assert_equal, run, through, told, train_until
 
 from papers.unified_bound import PAPER
-from replicate import grid, losses, measures
+from replicate import grid, kernels, losses, measures
 from replicate.data.longtail import split
 from replicate.engine import cell as engine_cell
 from replicate.engine import loop, numerics, plain
@@ -349,7 +349,7 @@ def test_records_keep_groups_halves_and_the_classes_of_best_last_and_switch_epoc
 
 def test_a_processor_has_the_name_that_the_system_tells_else_its_kind(tmp_path, monkeypatch):
     there = tmp_path / "cpuinfo"
-    monkeypatch.setattr(numerics, "_PROCESSORS", there)
+    monkeypatch.setattr(kernels, "_PROCESSORS", there)
     there.write_text("processor\t: 0\nmodel name\t: Example CPU @ 2.00GHz\n\nprocessor\t: 1\nmodel name\t: Another\n")
     assert numerics.device_name(CPU) == "Example CPU @ 2.00GHz"
     kind = platform.processor() or platform.machine()

@@ -8,11 +8,9 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
-import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -22,9 +20,6 @@ from replicate import kernels
 from replicate.errors import BadInput
 from replicate.grid import PRECISIONS
 from replicate.protocol import Network
-
-#: Where Linux names the machine's processors.
-_PROCESSORS = Path("/proc/cpuinfo")
 
 #: Networks whose steps are too short to share between threads: they run on one, which is faster.
 _SINGLE_THREADED = frozenset({"convnet3", "resnet_digits", "mlp3_digits"})
@@ -70,15 +65,8 @@ def cores() -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's as the system tells it: both round in their own way. Only its kind, such as ``arm64``,
-    where the system tells none."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with suppress(OSError):
-        for line in _PROCESSORS.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """The GPU's name, or the processor's as the system tells it: both round in their own way."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else kernels.processor("model name")
 
 
 def mode(network: Network, device: torch.device, precision: str | None = None, *, whole: bool = True) -> Numerics:

@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("kernels.c")
+#: Where Linux describes the machine's processors.
+_PROCESSORS = Path("/proc/cpuinfo")
 #: Contracted products and sums are at least as exact as single ones; nothing that assumes finite numbers or reorders sums.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-fPIC", "-fopenmp")
 
@@ -37,7 +39,8 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-        text = _SOURCE.read_bytes() + version + repr((compiler, _FLAGS, _processor())).encode()
+        built = compiler, _FLAGS, processor("flags", "Features")  # the last is what -march=native depends on
+        text = _SOURCE.read_bytes() + version + repr(built).encode()
         path = _folder() / f"kernels-{hashlib.sha256(text).hexdigest()[:20]}.so"
         if not path.exists():
             _compile(compiler, path)
@@ -76,12 +79,13 @@ def _folder() -> Path:
     return folder
 
 
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
+def processor(*entries: str) -> str:
+    """What the system says of the first processor under one of these entries, such as ``model name``; the processor's kind,
+    such as ``arm64``, where it says nothing."""
+    with contextlib.suppress(OSError), _PROCESSORS.open(encoding="utf-8") as file:
+        for line in file:  # no further than needed: every core has a paragraph of its own
+            if line.startswith(entries):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
