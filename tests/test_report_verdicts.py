@@ -16,9 +16,10 @@ from replicate.report.selection import Replica
 from replicate.report.verdicts import Summary, judge, levels, pool, sample_sd, summaries
 
 
-def replica(*values):
+def replica(*values, overall=()):
     epochs = {seed: (1,) for seed, _ in enumerate(values)}
-    return Replica("as-published", dict(enumerate(values)), ((),), epochs, planned=1, finished=1, competing=1)
+    how = {"planned": 1, "finished": 1, "competing": 1, "overall": dict(enumerate(overall))}
+    return Replica("as-published", dict(enumerate(values)), ((),), epochs, **how)
 
 
 def printed(value, std=None, n=5, kind="sd, kind not stated", **changes):
@@ -410,17 +411,61 @@ def test_best_of_five_meets_best_of_five_or_a_shifted_mean():
     assert verdicts.as_best(Summary(70.0, 2), 5) == Summary(70.0, 2)
 
 
+def test_the_best_run_brings_its_own_number_of_a_group():
+    many, overall = (70.0, 74.0, 72.0, 71.0, 73.0), (50.0, 48.0, 52.0, 49.0, 51.0)
+    one = replica(*many, overall=overall)
+    assert (one.best, replica(*many).best, replica().best) == (72.0, 74.0, None)
+    assert replica(*many, overall=(50.0,) * 5).best == 70.0  # a tie goes to the earlier seed
+    key, theirs = ("", "a", "Many"), printed(72.5, statistic="best")
+    ours, other = summaries({key: one}, {key: theirs})[key]
+    r = np.corrcoef(many, overall)[0, 1]
+    assert ours.correlation == other.correlation == pytest.approx(r)
+    assert judge(ours, other, margin=2.0).difference == pytest.approx(-0.5)
+    ours, other = summaries({key: replica(*many[:3], overall=overall[:3])}, {key: theirs})[key]
+    r, s = np.corrcoef(many[:3], overall[:3])[0, 1], statistics.stdev(many[:3])
+    shifted = statistics.mean(many[:3]) + r * 1.16296 * s
+    assert judge(ours, other, margin=2.0).difference == pytest.approx(shifted - 72.5, abs=1e-4)
+
+
+def test_correlations_are_pooled_over_the_rows_of_a_column_and_one_where_nothing_is_known():
+    rows = {("", "a", "x"): replica(1.0, 2.0, overall=(5.0, 9.0)), ("", "b", "x"): replica(1.0, 2.0, overall=(9.0, 8.0))}
+    others = {("", "a", "y"): replica(1.0, 2.0), ("", "a", "z"): replica(1.0, 1.0, overall=(3.0, 4.0))}
+    told = summaries(rows | others, {})
+    assert told["", "a", "x"][0].correlation == told["", "b", "x"][0].correlation
+    # Centred: halves of (1, 4) and of (1, -1), so products 2 - 0.5, squares 0.5 + 0.5 and 8 + 0.5.
+    assert told["", "a", "x"][0].correlation == pytest.approx(1.5 / math.sqrt(1.0 * 8.5))
+    assert told["", "a", "y"][0].correlation == told["", "a", "z"][0].correlation == 1.0
+
+
+@pytest.mark.parametrize("r", [-0.6, 0.0, 0.7, 1.0])
+def test_a_group_of_the_best_of_five_against_simulation(r):
+    draws = np.random.default_rng(5)
+    overall = draws.normal(size=(40_000, 10))
+    group = 70 + 2 * (r * overall + math.sqrt(1 - r**2) * draws.normal(size=overall.shape))
+    best = group[np.arange(len(group)), overall[:, :5].argmax(axis=1)]
+    theirs = Summary(0.0, 5, 2.0, 36, 9, statistic="best", correlation=r)
+    ours = verdicts.as_best(Summary(70.0, 10, 2.0, 9, correlation=r), 5)
+    assert best.mean() == pytest.approx(ours.value, abs=0.05)
+    assert best.var() == pytest.approx(theirs.variance, rel=0.04)
+    # Ten runs by their mean plus r c s, r and s of these ten alone.
+    centred, level = (x - x.mean(axis=1, keepdims=True) for x in (group, overall))
+    found = (centred * level).sum(axis=1) / np.sqrt((centred**2).sum(axis=1) * (level**2).sum(axis=1))
+    shifted = group.mean(axis=1) + found * verdicts._largest(5)[0] * group.std(axis=1, ddof=1)
+    assert shifted.mean() == pytest.approx(ours.value, abs=0.1)
+    assert shifted.var() == pytest.approx(ours.variance, rel=0.05)
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.floats(-2, 2), st.integers(3, 4), st.integers(6, 10))
-@example(0.6875, 3, 6)  # five seeds do not settle it, four and six would
-def test_seeds_needed_against_a_best_of_five(difference, n, rows):
-    """Five seeds of ours are compared by the best of them, any other number by mean plus c s, with the error of s in it."""
-    theirs = Summary(70.0, 5, 0.4, 4 * rows, rows, statistic="best")
+@given(st.floats(-2, 2), st.integers(3, 4), st.integers(6, 10), st.sampled_from([1.0, 0.5, -0.3]))
+@example(0.6875, 3, 6, 1.0)  # five seeds do not settle it, four and six would
+def test_seeds_needed_against_a_best_of_five(difference, n, rows, r):
+    """Five seeds of ours are compared by the best of them, any other number by mean plus r c s, with the error of r and s."""
+    theirs = Summary(70.0, 5, 0.4, 4 * rows, rows, statistic="best", correlation=r)
 
     def verdict(seeds):
-        shifted = 70 + difference - verdicts._largest(5)[0] * 0.4
+        shifted = 70 + difference - verdicts._largest(5)[0] * r * 0.4
         runs = (70 + difference,) * 5 if seeds == 5 else ()
-        return judge(Summary(shifted, seeds, 0.4, rows * (seeds - 1), rows, runs=runs), theirs)
+        return judge(Summary(shifted, seeds, 0.4, rows * (seeds - 1), rows, runs=runs, correlation=r), theirs)
 
     told = verdict(n)
     assert told.difference == pytest.approx(difference)

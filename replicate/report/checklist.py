@@ -188,7 +188,7 @@ def _runs(runs: Runs) -> Iterator[str]:
 def _spread(paper: Paper) -> Iterator[str]:
     yield "± is the population standard deviation over seeds (divided by n), around their mean; what varies is the seed alone"
     if paper.reports == "best":
-        yield "tables print the best of the seeds for each number by itself, as the paper does; mean and ± stand below"
+        yield "a row of a table is of the seed that is best over all classes, as the paper's are; mean and ± stand below"
     yield "verdicts: intervals of the difference of means after Welch, standard deviations pooled over the rows of a column"
 
 

@@ -448,8 +448,8 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Quoted by the paper from elsewhere, and not judged: {len(rows) - len(own)} numbers and blanks."
     if any(row.best for row in rows):
         yield (
-            "Replica: the best of our seeds for each number by itself; where we have another number of seeds than the paper, "
-            "the mean plus c s, which the best of as many seeds as the paper's is expected to be."
+            "Replica: of our seeds the one that is best over all classes; where we have another number of seeds than the "
+            "paper, the mean plus r c s, which the best of as many seeds as the paper's is expected to have."
         )
 
 

@@ -54,8 +54,9 @@ class Replica:
     ``unmeasured`` instead. ``points`` are the chosen grid points, an adjustment's value among them, and ``epochs`` the chosen
     epochs of each seed, counted over the whole chain: one each, or for cross-fitting two, where halves differ. ``planned`` grid
     points, ``finished`` ones (with a result of at least one seed) and ``competing`` ones (with the largest number of seeds) are
-    counted; ``failed`` lists (point, seed) of runs that broke off. ``cross_fitted`` is the same number under that Selection:
-    the honest reading of one that is printed as the best of its seeds.
+    counted; ``failed`` lists (point, seed) of runs that broke off. ``overall`` maps each seed to its balanced accuracy, in
+    percent, by which the best of several seeds is chosen; empty: the largest of ``values`` is. ``cross_fitted`` is the same
+    number under that Selection: the honest reading of one that is printed as the best of its seeds.
     """
 
     selection: str
@@ -67,6 +68,7 @@ class Replica:
     competing: int
     failed: tuple[tuple[Point, int], ...] = ()
     unmeasured: tuple[int, ...] = ()
+    overall: Mapping[int, float] = field(default_factory=dict)
     cross_fitted: Replica | None = None
 
     @property
@@ -81,8 +83,12 @@ class Replica:
 
     @cached_property
     def best(self) -> float | None:
-        """The largest value over seeds in the unit of ``values``; None without seeds."""
-        return max(self.values.values(), default=None)
+        """The value of the seed that is best over all classes, in the unit of ``values``; None without seeds. The best of
+        several runs is one run: its groups are that run's, not each the best of any."""
+        if not self.values:
+            return None
+        level = self.overall or self.values
+        return self.values[max(self.values, key=lambda seed: level[seed])]
 
     @cached_property
     def sd(self) -> float | None:
@@ -128,12 +134,7 @@ class Choice:
     def replica(self, metric: Metric = BALANCED_ACCURACY, measured: Measured = lambda measure, point, seed: None) -> Replica:
         """Our number for a metric, averaged over the readings. Raises ``KeyError`` for a group that a Record does not have."""
         seeds = [seed for seed in self.readings[0].epochs] if self.readings else []
-        values: dict[int, float] = {}
-        for seed in seeds:
-            parts = [self._number(reading, seed, metric, measured) for reading in self.readings]
-            told = [part for part in parts if part is not None]
-            if len(told) == len(parts):
-                values[seed] = math.fsum(told) / len(told)
+        values = self._values(seeds, metric, measured)
         return Replica(
             selection=self.selection,
             values=values,
@@ -144,7 +145,17 @@ class Choice:
             competing=self.competing,
             failed=self.failed,
             unmeasured=tuple(seed for seed in seeds if seed not in values),
+            overall=values if metric == BALANCED_ACCURACY else self._values(seeds, BALANCED_ACCURACY, measured),
         )
+
+    def _values(self, seeds: Sequence[int], metric: Metric, measured: Measured) -> dict[int, float]:
+        values = {}
+        for seed in seeds:
+            parts = [self._number(reading, seed, metric, measured) for reading in self.readings]
+            told = [part for part in parts if part is not None]
+            if len(told) == len(parts):
+                values[seed] = math.fsum(told) / len(told)
+        return values
 
     def _number(self, reading: Reading, seed: int, metric: Metric, measured: Measured) -> float | None:
         if metric.measure is not None:

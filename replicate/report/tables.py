@@ -4,8 +4,8 @@ A table is filled from a mapping (block title, row label, column name, metric na
 :func:`replicas` make such mappings in the same key space, so that one renderer prints either. What is not in the mapping stays
 empty, but for rows that the paper quotes: among ours they are printed as quoted, in brackets.
 
-Where a paper reports the best of its seeds, ours as published are the best of ours, each number by itself; the same rows follow
-as mean over seeds, and cross-fitted.
+Where a paper reports the best of its seeds, ours as published are of that of ours which is best over all classes; the same rows
+follow as mean over seeds, and cross-fitted.
 """
 
 from __future__ import annotations
@@ -757,7 +757,7 @@ def _seed_notes(told: _Told) -> Iterator[str]:
     if usual == 1:
         spread = "so no spread"
     elif told.best:
-        spread = "the best of them for each number by itself, as in the paper; below mean ± population standard deviation"
+        spread = "a row is of the one that is best over all classes; below mean ± population standard deviation"
     else:
         spread = _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
     yield f"Seeds: {usual} for each value ({seeds}), {spread}{''.join(f'; {n} for {_listed(told, of)}' for n, of in others)}."

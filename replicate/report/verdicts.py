@@ -41,7 +41,8 @@ Holm's correction over all numbers that the table prints as its own (one that is
 open: else, with how many seeds of ours would settle it if d and s stayed; with fewer than 3 seeds always.
 other split: data of a redrawn edition, whose levels are not the paper's. not comparable: stand-in data and quick runs, \
 which never meet a published number. quoted: the paper took the number from elsewhere. missing: one of the numbers is. A \
-best of n runs is compared with our best of n, or with mean plus c s (c = 1.163 for n = 5).
+best of n runs is the run that is best over all classes, with whatever its groups have. It is compared with our best of n, or \
+with mean plus r c s (c = 1.163 for n = 5; r is the correlation over our runs of a group with all classes, pooled as s is).
 Only fully specified rows decide the exit code; others are judged under our grid. Order: pairs of rows of a column whose \
 published difference exceeds its 95 % interval, and how many of them have the same sign here. Gain: of the best proposed \
 row over the best baseline of a block, as published and here, paired by seed."""
@@ -54,8 +55,9 @@ class Summary:
     ``n`` runs stand behind ``value``; ``runs`` are their own values, where known. ``sd`` is the sample standard deviation of
     single runs, pooled over ``rows`` rows, with ``df`` degrees of freedom; None where nothing is known of it. ``borrowed``: sd
     and df are the other side's, which knows of no spread of its own. ``statistic``:
-    ``"mean"``; ``"best"``, the largest of n; or ``"shifted"``, a mean plus ``shift`` times sd. ``ratio``, on the log scale:
-    sd/mean before the logarithm.
+    ``"mean"``; ``"best"``, the value of the best of n runs; or ``"shifted"``, a mean plus ``shift`` times ``correlation`` times
+    sd. ``correlation``: over single runs, of this metric with the one by which the best run is chosen; ``best``: that run's
+    value, None where it is the largest. ``ratio``, on the log scale: sd/mean before the logarithm.
     """
 
     value: float
@@ -68,6 +70,8 @@ class Summary:
     runs: tuple[float, ...] = ()
     ratio: float | None = None
     borrowed: bool = False
+    correlation: float = 1.0
+    best: float | None = None
 
     @property
     def variance(self) -> float:
@@ -75,8 +79,9 @@ class Summary:
         if self.sd is None:
             raise ValueError("nothing is known of the spread")
         if self.statistic == "best":
-            return _largest(self.n)[1] * self.sd**2
-        return self.sd**2 * (1 / self.n + (self.shift**2 / (2 * self.df) if self.shift else 0.0))
+            return _share_of_best(self.n, self.correlation) * self.sd**2
+        shifted = _share_of_shift(self.shift, self.correlation) / self.df if self.shift else 0.0
+        return self.sd**2 * (1 / self.n + shifted)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,9 @@ def summaries(
     columns = dict.fromkeys(key[2:] for key in keys)
     ours: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
     theirs: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
+    correlations: dict[tuple[str, ...], float] = {}
     for column in columns:
+        correlations[column] = _correlation(r for key, r in replicas.items() if key[2:] == column)
         ours[column] = _pool_scaled(
             (
                 (r.sd * math.sqrt(r.n / (r.n - 1)), r.n, r.mean)
@@ -163,11 +170,27 @@ def summaries(
     for key in keys:
         r, p = replicas.get(key), printed.get(key)
         here, there = ours[key[2:]], theirs[key[2:]]
+        ours_here = None if r is None else _of_replica(r, here or there, scale, borrowed=here is None)
+        theirs_here = None if p is None else _of_printed(p, there or here, scale, borrowed=there is None)
+        correlation = correlations[key[2:]]  # the only one known: papers print no single runs
         found[key] = (
-            None if r is None else _of_replica(r, here or there, scale, borrowed=here is None),
-            None if p is None else _of_printed(p, there or here, scale, borrowed=there is None),
+            ours_here and replace(ours_here, correlation=correlation),
+            theirs_here and replace(theirs_here, correlation=correlation),
         )
     return found
+
+
+def _correlation(replicas: Iterable[Replica]) -> float:
+    """Over single runs, of a metric with balanced accuracy, pooled over rows as spreads are; 1 where nothing is known of it."""
+    products = squares = others = 0.0
+    for replica in replicas:
+        if replica.mean is None or not replica.overall:
+            continue
+        level = math.fsum(replica.overall[seed] for seed in replica.values) / replica.n
+        for seed, value in replica.values.items():
+            one, other = value - replica.mean, replica.overall[seed] - level
+            products, squares, others = products + one * other, squares + one * one, others + other * other
+    return max(-1.0, min(1.0, products / math.sqrt(squares * others))) if squares and others else 1.0
 
 
 def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str) -> tuple[float, int, int] | None:
@@ -188,11 +211,13 @@ def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str, b
         return None
     runs = tuple(r.values.values())
     if scale == "linear":
-        return Summary(r.mean, r.n, runs=runs, **_spread(pooled, borrowed))
+        return Summary(r.mean, r.n, runs=runs, best=r.best, **_spread(pooled, borrowed))
     if min(runs) <= 0:
         return None  # there is no logarithm
     ratio = None if r.sd is None else r.sd * math.sqrt(r.n / (r.n - 1)) / r.mean
-    return Summary(math.log(r.mean), r.n, runs=tuple(map(math.log, runs)), ratio=ratio, **_spread(pooled, borrowed))
+    best = None if r.best is None else math.log(r.best)
+    logs = tuple(map(math.log, runs))
+    return Summary(math.log(r.mean), r.n, runs=logs, best=best, ratio=ratio, **_spread(pooled, borrowed))
 
 
 def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str, borrowed: bool) -> Summary | None:
@@ -225,15 +250,28 @@ def _largest(n: int) -> tuple[float, float]:
     return first, second - first * first
 
 
+def _share_of_best(n: int, correlation: float) -> float:
+    """Variance, in those of a single run, of the run that is the best of n by a number of this correlation."""
+    return correlation**2 * _largest(n)[1] + 1 - correlation**2
+
+
+def _share_of_shift(shift: float, correlation: float) -> float:
+    """Variance of c r s, in those of a single run and times the degrees of freedom that r and s are known with: of normal
+    numbers, by the delta method."""
+    return shift**2 * (1 - correlation**2 / 2)
+
+
 def as_best(replica: Summary, n: int) -> Summary:
-    """The replica as a best of ``n``: of its own runs if they are n, else mean + c s, c being the expected largest of n
-    standard normal numbers (1.163 for n = 5). Without an sd only the former is possible; else it stays a mean."""
+    """The replica as a best of ``n``: of its own runs if they are n, else mean + r c s, c being the expected largest of n
+    standard normal numbers (1.163 for n = 5) and r the correlation with what the best is chosen by: the expected concomitant of
+    an order statistic (David and Nagaraja, Order Statistics). Without an sd only the former is possible; else it stays a
+    mean."""
     if len(replica.runs) == n:
-        return replace(replica, value=max(replica.runs), statistic="best")
+        return replace(replica, value=max(replica.runs) if replica.best is None else replica.best, statistic="best")
     if replica.sd is None:
         return replica
     shift = _largest(n)[0]
-    return replace(replica, value=replica.value + shift * replica.sd, statistic="shifted", shift=shift)
+    return replace(replica, value=replica.value + shift * replica.correlation * replica.sd, statistic="shifted", shift=shift)
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -352,10 +390,10 @@ def _seeds_needed(replica: Summary, printed: Summary, difference: float, margin:
     n = np.arange(max(LEAST_SEEDS, replica.n + 1), MOST_SEEDS + 1)
     of_replica = replica.rows * (n - 1) if replica.borrowed else np.maximum(replica.df, replica.rows * (n - 1))
     # Against a best of n, n runs are compared by their best, any other number by mean plus a multiple of s.
-    shift, best = _largest(printed.n) if printed.statistic == "best" else (0.0, 0.0)
-    a, b = replica.sd**2 * (1 / n + shift**2 / (2 * of_replica)), printed.variance
+    shift = _largest(printed.n)[0] if printed.statistic == "best" else 0.0
+    a, b = replica.sd**2 * (1 / n + _share_of_shift(shift, replica.correlation) / of_replica), printed.variance
     if printed.statistic == "best":
-        a = np.where(n == printed.n, replica.sd**2 * best, a)
+        a = np.where(n == printed.n, replica.sd**2 * _share_of_best(printed.n, replica.correlation), a)
     df = of_replica if printed.borrowed else (a + b) ** 2 / (a**2 / of_replica + b**2 / printed.df)
     error = np.sqrt(a + b)
     matches = abs(difference) + stdtrit(df, 0.95) * error < margin
