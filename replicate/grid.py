@@ -419,10 +419,14 @@ def points(grid: Grid, method: str, column: Column, variant: Mapping[str, Any] |
     """
     if method not in grid.methods:
         raise BadInput(f"method {method!r} is unknown here; allowed: {', '.join(grid.methods)}")
-    fixed = {**column.values, **({} if column.stand_in else variant or {})}
+    variant = {} if column.stand_in or variant is None else variant
     if grid.points is not None:
         point = grid.points.get((column.name, method))
-        return [] if point is None else [{**fixed, **point}]
+        if point is None:
+            return []
+        # A point that fixes a part of the variant has another protocol: the rest of it alone would be no reading of the paper.
+        return [{**column.values, **({} if variant.keys() & point.keys() else variant), **point}]
+    fixed = {**column.values, **variant}
     supplied = {name: _for_column(values, column) for name, values in grid.values.items()}
     for name in supplied:
         fixed.pop(name, None)

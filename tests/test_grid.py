@@ -81,6 +81,13 @@ def test_released_grid_has_the_32_scripted_runs():
     assert grid.cost(planned).cells == 32
 
 
+@pytest.mark.parametrize("variant", ["text", "text-mean"])
+def test_a_scripted_run_is_no_place_for_a_variant_of_which_it_fixes_a_part(variant):
+    plain, other = (grid.cells(PAPER, "released", variant=name) for name in (None, variant))
+    assert [cell.programme.key("") for cell in plain] == [cell.programme.key("") for cell in other]
+    assert not grid.moves(PAPER, "released", PAPER.grids["released"].columns, list(PAPER.methods("released")), variant)
+
+
 def test_dividing_by_the_batch_means_nothing_without_weights():
     text, mean = programme("VS", variant="text"), programme("VS", variant="text-mean")
     assert text.keys("x") == mean.keys("x")
