@@ -241,7 +241,6 @@ TABLE_1 = Table(
     CIFAR_COLUMNS[:1],
     "table1.csv",
     metrics=ACCURACY,
-    seeds=SEEDS,
     quirks=(*SHARED, "cb-form", "max-norm", "scaling", "re-sampling"),
     stand_ins=(DIGITS_LT,),
 )
@@ -270,7 +269,6 @@ TABLE_2 = Table(
     "table2.csv",
     grid="table2",
     metrics=(Metric((), KIND, spread=False),),
-    seeds=SEEDS,
     quirks=SHARED,
     beside=tuple((data, shot) for data in ("ImageNet-LT", "iNaturalist2018") for shot in SHOTS),
 )
@@ -282,7 +280,6 @@ TABLE_3 = Table(
     "table3.csv",
     grid="table3",
     metrics=(Metric((), KIND, spread=False),),
-    seeds=SEEDS,
     quirks=("subset", "epochs", "backbones", "best", "second-stage", "constants", "start", "batch-norm", "flip", "cb-form"),
     stand_ins=TABLE_3_DIGITS,
     gains_over="finetune=Vanilla",
@@ -499,6 +496,7 @@ PAPER = Paper(
     columns=(*COLUMNS, *TABLE_3_ALL),
     tables=(TABLE_1, TABLE_2, TABLE_3),
     grids=GRIDS,
+    seeds=SEEDS,
     variants=VARIANTS,
     quirks=QUIRKS,
     measures=("logits",),

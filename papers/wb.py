@@ -660,6 +660,7 @@ PAPER = Paper(
     columns=(*COLUMNS, *TABLE_3_COLUMNS, MLP_DIGITS),
     tables=(TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, TABLE_9, TABLE_10, IN_TEXT),
     grids=GRIDS,
+    seeds=SEEDS,
     variants=VARIANTS,
     quirks=QUIRKS,
     measures=("separation", "forgetting", "relu_fdr", "etf_cosine", "second_stage"),

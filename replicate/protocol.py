@@ -719,7 +719,6 @@ class Table:
     published: str
     grid: str = "table"
     metrics: tuple[Metric, ...] = (BALANCED_ACCURACY,)
-    seeds: int = 5
     quirks: tuple[str, ...] = ()
     stand_ins: tuple[Column, ...] = ()
     transposed: bool = False
@@ -894,7 +893,7 @@ class Across:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: everything its module says."""
+    """A paper: everything its module says. ``seeds``: how many runs its numbers are of; they are 0, 1 and so on here."""
 
     name: str
     title: str
@@ -902,6 +901,7 @@ class Paper:
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
     grids: Mapping[str, Grid]
+    seeds: int
     variants: tuple[Variant, ...] = ()
     quirks: tuple[Quirk, ...] = ()
     measures: tuple[str, ...] = ()

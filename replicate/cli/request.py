@@ -78,7 +78,7 @@ class Request:
             raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
         if variant is not None and not grids.moves(paper, self.grid, self.columns, self.methods, variant):
             raise Elsewhere(f"variant {variant!r} moves nothing in {self._where}; leave out --variant, or name another table")
-        self.seeds = tuple(range(self.table.seeds if self.table else 5)) if seeds is None else tuple(seeds)
+        self.seeds = tuple(range(paper.seeds)) if seeds is None else tuple(seeds)
 
     @classmethod
     def of_table(

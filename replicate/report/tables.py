@@ -455,7 +455,7 @@ class _Told:
             return [_Section("", self.table, self.values, self.selection)]
         n = next(iter(self.seeds), 0)
         seeds = _seeds(n)
-        fewer = f" (the paper: of {self.table.seeds})" if n != self.table.seeds else ""
+        fewer = f" (the paper: of {self.paper.seeds})" if n != self.paper.seeds else ""
         below = without_quoted(self.table)
         honest = {key: replica.cross_fitted for key, replica in self.ours.items() if replica.cross_fitted is not None}
         return [

@@ -158,7 +158,7 @@ def _without_runs(paper: Paper, place: Place) -> list[str]:
     lines += ["", "It would be trained so:", *_programme(cells[0].programme)]
     if len(cells) > 1:
         lines += _wrapped(f"This is the first of {len(cells)} grid points, {provenance.written(cells[0].point)}.")
-    command = provenance.command(paper, place.table, place.column, place.method, range(place.table.seeds))
+    command = provenance.command(paper, place.table, place.column, place.method, range(paper.seeds))
     return [*lines, "", "No runs yet. This makes them:", f"  {command}"]
 
 
