@@ -709,8 +709,8 @@ class Table:
     Rows are methods; columns are data, each with the ``metrics``. ``transposed``: the paper prints data as rows, and methods
     with their metrics as columns. ``stand_ins`` are embedded data on which the same layout can be printed. ``beside`` are paths
     of further columns that the paper prints and that are not replicated here. ``gains_over``: every number is followed by its
-    gain over that of the column with this last part of its path, in brackets. ``descriptive``: the table has words, no numbers
-    to replicate; blocks and columns are then empty, and the CSV says it all."""
+    gain over that of the column with this last part of its path, in brackets. ``descriptive``: nothing of the table is
+    replicated, be it words or numbers on other data; blocks and columns are then empty, and the CSV says it all."""
 
     number: str
     title: str

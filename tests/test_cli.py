@@ -285,9 +285,9 @@ def test_published_tables_in_every_format(tmp_path, form, mark):
     code, out, err = call_without_torch(tmp_path, "tables", "unified-bound", "--published", "--format", form)
     assert (code, err) == (0, "")
     assert re.search(mark, out, re.M)
-    assert [title.split()[0] for title in out.split("unified-bound: table ")[1:]] == ["1", "released"]
+    assert [title.split()[0] for title in out.split("unified-bound: table ")[1:]] == ["1", "2", "released"]
     texts = [number.value_text for table in PAPER.tables for number in tables.printed(PAPER, table).values()]
-    assert len(texts) == 16 * 8 + 4 * 8 and all(text in out for text in texts)
+    assert len(texts) == 16 * 8 + 15 * 8 + 4 * 8 and all(text in out for text in texts)
 
 
 # --- stopping and going on -------------------------------------------------------------------------------------------
@@ -458,8 +458,9 @@ WRONG = {
     "ratio": ((*RUN, "--dataset", "cifar10-lt", "--ratio", "50"), "50", "100, 10"),
     "ratio of another data set": ((*RUN, "--dataset", "digits", "--ratio", "100"), "100", "45"),
     "ratio in words": ((*RUN, "--ratio", "ten"), "'ten'", "integer"),
-    "table": ((*RUN, "--table", "7"), "'7'", "1, released"),
-    "table of diff": (("diff", "unified-bound", "--table", "2"), "'2'", "1, released"),
+    "table": ((*RUN, "--table", "7"), "'7'", "1, 2, released"),
+    "table of diff": (("diff", "unified-bound", "--table", "7"), "'7'", "1, 2, released"),
+    "table that is printed alone": ((*RUN, "--table", "2"), "table 2", "replicate tables unified-bound --table 2"),
     "grid": ((*RUN, "--grid", "figure5"), "'figure5'", "table, full, released"),
     "grid without a table": (("tables", "--grid", "figure1"), "'figure1'", "table"),
     "variant": ((*RUN, "--variant", "txt"), "'txt'", "text-mean"),

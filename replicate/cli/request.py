@@ -212,7 +212,7 @@ def asked_for(
     """One request a table: of one paper or of all. Raises ``BadInput`` if no table has what was asked for.
 
     ``stand_ins`` adds the stand-in columns where no data set is named. ``default`` keeps to the tables that a paper's own
-    command trains. Tables of words are left out unless ``words`` asks for them.
+    command trains. Tables that train nothing are left out unless ``words`` asks for them.
     """
     refused: list[BadInput] = []
     found = 0
@@ -235,7 +235,7 @@ def asked_for(
                 request = Request(loaded, **{**which, "table": number}, narrow=walking)
                 if request.table is not None and request.table.descriptive and not words:
                     raise BadInput(
-                        f"table {number} of {loaded.command} has words and nothing to train; "
+                        f"table {number} of {loaded.command} is printed as published and trains nothing; "
                         f"print it: replicate tables {loaded.command} --table {number}"
                     )
             except BadInput as error:

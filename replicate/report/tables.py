@@ -496,12 +496,10 @@ _Layout = tuple[list[tuple[str, ...]], list[tuple[str, list[_Group]]]]
 def _layout(told: _Told, table: Table) -> _Layout:
     metrics = table.metrics
     if table.descriptive:
-        paths = dict.fromkeys(key[2] for key in told.values)
-        words: _Group = [
-            ((label,), [("", label, path, published.WORDS) for path in paths])
-            for label in dict.fromkeys(key[1] for key in told.values)
-        ]
-        return [(path,) for path in paths], [("", [words])]
+        at = {key[1:3]: key for key in told.values}
+        paths, labels = (dict.fromkeys(place[n] for place in at) for n in (1, 0))
+        cells: _Group = [((label,), [at.get((label, path), ("", label, path, "")) for path in paths]) for label in labels]
+        return [tuple(path.split("/")) for path in paths], [("", [cells])]
 
     def heads(above: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
         return [path + metric_head(table, metric) for path in above for metric in metrics]
