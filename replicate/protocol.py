@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -871,12 +871,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Quirk:
-    """A place where paper and released code disagree, or neither says: which way we go, and why."""
+    """A place where paper and released code disagree, or neither says: which way we go, and why. ``sources``: of the data that
+    it is about, where that is not all."""
 
     name: str
     conflict: str
     follows: str
     variant: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -921,6 +923,12 @@ class Paper:
     def methods(self, grid: str) -> Mapping[str, Method]:
         """The methods of a grid, by label."""
         return self.grids[grid].methods
+
+    def quirks_of(self, table: Table, columns: Iterable[Column]) -> list[Quirk]:
+        """The quirks of a table that are about the data of any of these columns of it."""
+        shown = {column.data.source for column in columns}
+        mine = (quirk for quirk in self.quirks if quirk.name in table.quirks)
+        return [quirk for quirk in mine if not quirk.sources or shown.intersection(quirk.sources)]
 
     @cached_property
     def compiled(self) -> dict[Any, Any]:

@@ -122,7 +122,7 @@ def test_pairs_are_counted_once_over_blocks(monkeypatch):
 
 
 def test_premise_of_the_paper_does_not_give_delta():
-    """At C = 10 a loss just below 1/9 and the longest feature allowed: the premise holds, and delta is only 0.636."""
+    """At C = 10 a loss just below 1/9 and the longest feature allowed: the premise holds, and delta is only 0.628."""
     vectors = simplex_frame(10, 10, torch.Generator().manual_seed(0))
     length = 2 * 2**0.5 * math.log(9) * (1 - 1e-9)
     # A feature with cosine c to its class vector and equal other logits; c such that the loss is just below 1/9.

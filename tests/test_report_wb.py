@@ -360,6 +360,22 @@ def test_notes_say_what_is_chosen_where_and_that_measures_are_of_the_state_hande
     assert "Adjusted rows" not in ours(store, "6", C100)[1]
 
 
+@pytest.mark.parametrize(
+    "number, source, about, others",
+    [
+        ("3", "mnist", {"validation", "random-layer"}, {"counts", "normalisation", "network", "mini-split", "mini-84"}),
+        ("3", "cifar10", {"counts", "normalisation", "network"}, {"mini-split", "mini-84"}),
+        ("9", "mini_imagenet_lt", {"mini-split", "mini-84", "network"}, {"counts", "normalisation"}),
+    ],
+)
+def test_quirks_are_those_of_the_data_that_are_shown(number, source, about, others):
+    columns = [column for column in TABLES[number].columns if column.data.source == source]
+    shown = tables.render(PAPER, TABLES[number], {}, "text", edition_of=EDITIONS, columns=columns)
+    told = set(re.findall(r"^Quirk ([a-z0-9-]+):", shown, re.M))
+    assert told >= about and not told & others
+    assert told <= set(TABLES[number].quirks)
+
+
 def test_a_missing_measure_leaves_its_seed_out_and_says_so(store):
     fill(store, "6", C100, seeds=3)
     cell = grid.cells(PAPER, "table", columns=C100, methods=["WD&ETF"], seeds=(1,))[0]

@@ -14,8 +14,8 @@ and for a feature of length at most L, where that bound is positive,
 Two features of the class are each within the angle arccos(delta) of w_y, so within twice that of each other: their cosine is
 at least cos(2 arccos(delta)) = 2 delta^2 - 1. Angles add for any delta >= 0, but only for delta >= 1/sqrt(2) does the bound
 say more than that the cosine is above some negative number. The paper's premise is eps < 1/(C-1) and L <= 2 sqrt(2) log(C-1);
-from it only delta > (C-1)/(C sqrt(2)) follows, so the bound is asserted where delta >= 1/sqrt(2) and not wherever the premise
-holds.
+from it only delta > (C-1)/(2 sqrt(2) C log(C-1)) log((C-1)/(e^(1/(C-1)) - 1)) follows, which is 0.628 for ten classes and nears
+1/sqrt(2) from below. So the bound is asserted where delta >= 1/sqrt(2) and not wherever the premise holds.
 """
 
 from __future__ import annotations

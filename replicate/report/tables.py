@@ -720,9 +720,8 @@ def _notes(told: _Told) -> Iterator[str]:
         )
     yield from _run_notes(told)
     if own:  # quirks are about the paper's own data
-        for quirk in told.paper.quirks:
-            if quirk.name in told.table.quirks:
-                yield f"Quirk {quirk.name}: {quirk.conflict} Here: {quirk.follows}"
+        for quirk in told.paper.quirks_of(told.table, told.columns):
+            yield f"Quirk {quirk.name}: {quirk.conflict} Here: {quirk.follows}"
 
 
 def _published_notes(told: _Told) -> Iterator[str]:

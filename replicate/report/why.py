@@ -405,7 +405,7 @@ def _quirks(paper: Paper, place: Place) -> Iterator[str]:
     if place.column.stand_in:
         yield "Quirks are about the paper's own data, and touch no stand-in."
         return
-    mine = [quirk for quirk in paper.quirks if quirk.name in place.table.quirks]
+    mine = paper.quirks_of(place.table, [place.column])
     if mine:
         yield "Quirks of the table:"
     for quirk in mine:

@@ -190,7 +190,7 @@ def view(
         ranked=layout.ranked,
         notes=notes,
         rows=rows,
-        quirks=() if stand_in else [quirk for quirk in paper.quirks if quirk.name in table.quirks],
+        quirks=() if stand_in else paper.quirks_of(table, columns),
         command=f"replicate {paper.command} --table {table.number}",
         filled=bool(replicas),
         compared=compared,
