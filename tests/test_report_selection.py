@@ -11,7 +11,7 @@ from replicate.errors import BadInput
 from replicate.protocol import Metric
 from replicate.report.selection import SELECTIONS, choose, sentence
 
-LOW, HIGH = (("nu", 0.15),), (("nu", 3.0),)
+LOW, MIDDLE, HIGH = (("nu", 0.15),), (("nu", 1.0),), (("nu", 3.0),)
 
 
 def select(runs, selection, selects_on="test"):
@@ -76,7 +76,12 @@ def test_cross_fitted_averages_halves_of_the_same_seeds():
         LOW: {0: record([[60], [20]]), 1: record([[60], [20]])},
         HIGH: {1: record([[10], [70]]), 2: record([[10], [70]])},
     }
-    assert select(runs, "cross-fitted").values == pytest.approx({0: 40.0, 1: 40.0})
+    told = select(runs, "cross-fitted")
+    assert told.values == pytest.approx({0: 40.0, 1: 40.0}) and (told.finished, told.competing) == (2, 1)
+    # Those that most points share: LOW is out. On half 0 MIDDLE is best (30 on the other half), on half 1 HIGH (10).
+    runs[MIDDLE] = {1: record([[20], [30]]), 2: record([[20], [30]])}
+    told = select(runs, "cross-fitted")
+    assert told.values == pytest.approx({1: 20.0, 2: 20.0}) and (told.finished, told.competing) == (3, 2)
 
 
 def test_best_on_validation_reports_the_test_set():

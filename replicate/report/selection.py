@@ -7,6 +7,7 @@ comes from. Choices are made by balanced accuracy over all classes, whatever num
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,8 +179,9 @@ def choose(runs: Runs, selection: str, selects_on: str = "test") -> Choice:
     """What stands for one row and column. ``selects_on`` is what the paper chooses by: ``"test"`` or ``"validation"``.
 
     Records that failed are left out and counted. Only points with the largest number of finished seeds compete, so that a point
-    that is unfinished or failing never blanks its row. An adjustment's value is chosen last, by the same rule on the same
-    images. Raises ``BadInput`` for an unknown Selection.
+    that is unfinished or failing never blanks its row; for cross-fitting, of those the ones with the seeds that most of them
+    share. An adjustment's value is chosen last, by the same rule on the same images. Raises ``BadInput`` for an unknown
+    Selection.
     """
     if selection not in SELECTIONS:
         raise BadInput(f"selection {selection!r} is unknown; allowed: {', '.join(SELECTIONS)}")
@@ -193,6 +195,10 @@ def choose(runs: Runs, selection: str, selects_on: str = "test") -> Choice:
                 failed.append((point, seed))
     most = max((len(of_seed) for of_seed in finished.values()), default=0)
     competing = {point: of_seed for point, of_seed in finished.items() if len(of_seed) == most}
+    if selection == "cross-fitted" and competing:
+        # Both halves must come from the same seeds to be averaged: those that most points share.
+        shared = Counter(frozenset(of_seed) for of_seed in competing.values()).most_common(1)[0][0]
+        competing = {point: of_seed for point, of_seed in competing.items() if of_seed.keys() == shared}
     return Choice(
         selection=selection,
         runs=runs,
@@ -206,9 +212,6 @@ def choose(runs: Runs, selection: str, selects_on: str = "test") -> Choice:
 
 def _readings(runs: Runs, selection: str, selects_on: str) -> tuple[Reading, ...]:
     if selection == "cross-fitted":
-        # Both halves must come from the same seeds to be averaged; points of equally many but other seeds stay out.
-        seeds = next(iter(runs.values())).keys()
-        runs = {point: of_seed for point, of_seed in runs.items() if of_seed.keys() == seeds}
         return tuple(_reading(runs, "test", half, 1 - half) for half in (0, 1))
     if selection == "last-epoch":
         return (_reading(runs, "test", last=True),)
