@@ -63,6 +63,45 @@ def test_pooling_is_the_spread_within_groups(groups):
     assert sd == pytest.approx(math.sqrt(within / df), abs=1e-6)
 
 
+def test_rows_that_deviate_together_count_for_fewer():
+    assert verdicts.together([{0: 1.0, 1: 2.0, 2: 4.0}, {0: 3.0, 1: 5.0, 2: 9.0}]) == pytest.approx(
+        1.0
+    )  # one is twice the other
+    assert verdicts.together([{0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 3.0, 2: 1.0}]) == 0.0  # no correlation: 2 * 0 - 1, cut off
+    assert verdicts.together([{0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}]) == 0.0  # two runs always lie on a line
+    assert verdicts.together([{0: 1.0, 1: 2.0, 2: 3.0}]) == verdicts.together([]) == 0.0
+    assert pool([(1.0, 3)] * 4, 0.5) == (1.0, pytest.approx(8 / 2.5), pytest.approx(4 / 2.5))
+    rows = {("", name, "x"): replica(*(value + place for value in (1.0, 2.0, 4.0))) for place, name in enumerate("abc")}
+    theirs = {key: printed(3.0, 0.5 + place / 10) for place, key in enumerate(rows)}
+    for ours, other in summaries(rows, theirs).values():  # three rows that go up and down as one
+        assert (ours.rows, ours.df, other.rows, other.df) == (1.0, 2.0, 1.0, 4.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8])
+def test_intervals_hold_what_they_promise_whether_or_not_rows_share_beginnings(share):
+    draws = np.random.default_rng(7)
+    rows, n, inside = 12, 3, []
+    for _ in range(400):
+        common, own = draws.normal(size=(2, 1, n)), draws.normal(size=(2, rows, n))
+        runs = math.sqrt(share) * common + math.sqrt(1 - share) * own
+        ours, theirs = (dict(enumerate(side)) for side in runs)
+        here = {("", str(row), "x"): replica(*values) for row, values in ours.items()}
+        there = {
+            ("", str(row), "x"): printed(float(values.mean()), float(values.std(ddof=1)), n=n, kind="sample sd")
+            for row, values in theirs.items()
+        }
+        told = [judge(*sides, margin=1.0) for sides in summaries(here, there).values()]
+        inside.append(statistics.mean(one.interval90[0] < 0 < one.interval90[1] for one in told))
+    assert statistics.mean(inside) == pytest.approx(0.90, abs=0.04)
+
+
+def test_a_network_that_several_rows_print_counts_once_on_the_log_scale():
+    rows = {("", name, "x"): replica(100.0, 110.0, 120.0) for name in "abc"} | {("", "d", "x"): replica(50.0, 40.0, 45.0)}
+    theirs = {key: printed(110.0, 8.0) for key in rows} | {("", "d", "x"): printed(46.0, 3.0)}
+    assert [side.rows for side in summaries(rows, theirs, "log")["", "a", "x"]] == [2, 2]
+    assert summaries({}, theirs)["", "a", "x"][1].rows == 4 and summaries({}, theirs, "log")["", "a", "x"][1].rows == 2
+
+
 def test_each_side_is_pooled_over_the_rows_of_its_own_column_and_floored():
     ours = {("", "a", "x"): replica(1.0, 3.0), ("", "b", "x"): replica(5.0, 5.0, 5.0), ("", "a", "y"): replica(1.0, 1.0)}
     theirs = {("", "a", "x"): printed(2.0, 0.8), ("", "b", "x"): printed(None), ("", "a", "y"): printed(2.0, 0.0)}
@@ -428,13 +467,22 @@ def test_the_best_run_brings_its_own_number_of_a_group():
 
 
 def test_correlations_are_pooled_over_the_rows_of_a_column_and_one_where_nothing_is_known():
-    rows = {("", "a", "x"): replica(1.0, 2.0, overall=(5.0, 9.0)), ("", "b", "x"): replica(1.0, 2.0, overall=(9.0, 8.0))}
-    others = {("", "a", "y"): replica(1.0, 2.0), ("", "a", "z"): replica(1.0, 1.0, overall=(3.0, 4.0))}
+    rows = {
+        ("", "a", "x"): replica(1.0, 2.0, 3.0, overall=(5.0, 7.0, 9.0)),
+        ("", "b", "x"): replica(1.0, 2.0, 3.0, overall=(9.0, 8.0, 7.0)),
+        ("", "c", "x"): replica(1.0, 9.0, overall=(9.0, 1.0)),  # two runs say nothing
+    }
+    others = {
+        ("", "a", "y"): replica(1.0, 2.0, 4.0),
+        ("", "a", "z"): replica(1.0, 1.0, 1.0, overall=(3.0, 4.0, 6.0)),
+        ("", "a", "w"): replica(1.0, 2.0, 1.0, overall=(3.0, 3.0, 3.0)),
+    }
     told = summaries(rows | others, {})
     assert told["", "a", "x"][0].correlation == told["", "b", "x"][0].correlation
-    # Centred: halves of (1, 4) and of (1, -1), so products 2 - 0.5, squares 0.5 + 0.5 and 8 + 0.5.
-    assert told["", "a", "x"][0].correlation == pytest.approx(1.5 / math.sqrt(1.0 * 8.5))
+    # Centred: (-1, 0, 1) with (-2, 0, 2) and with (1, 0, -1), so products 4 - 2, squares 2 + 2 and 8 + 2.
+    assert told["", "a", "x"][0].correlation == pytest.approx(2 / math.sqrt(4 * 10))
     assert told["", "a", "y"][0].correlation == told["", "a", "z"][0].correlation == 1.0
+    assert told["", "a", "w"][0].correlation == 0.0  # whichever run is best, it is so by nothing
 
 
 @pytest.mark.parametrize("r", [-0.6, 0.0, 0.7, 1.0])

@@ -441,12 +441,12 @@ def test_equal_levels_match_and_the_names_are_those_of_the_csvs(store):
 
 
 def test_each_metric_has_its_own_margin_section_and_pool(store):
-    fill(store, "4", C100, shift=1.2, factor=1.6)
+    fill(store, "4", C100, shift=1.2, factor=2.0)
     rows = compare(store, "4", C100)
     words = {}
     for row in rows:
         words.setdefault(row.key[3], set()).add(row.verdict.word)
-    assert words["FDR/Train"] == words["FDR/Test"] == {"higher"}  # ln 1.6 = 0.47 is far outside ln 1.25
+    assert words["FDR/Train"] == words["FDR/Test"] == {"higher"}  # ln 2 = 0.69 is far outside ln 1.25
     assert words["Accuracy/Many"] == words["Accuracy/Few"] == {"match"}  # 1.2 is inside 2.0
     assert "match" not in words["Accuracy/Average"] and diff.exit_code(rows) == 1
     text = squeezed(diff.render(rows, "text"))

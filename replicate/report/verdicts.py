@@ -30,7 +30,9 @@ GROUPS = ("Many", "Medium", "Med.", "Few")
 RULES = """\
 Difference d: replica minus published, the replica always under the selection as-published. SE^2 = s_r^2/n_r+s_p^2/n_p. \
 Each s is a sample standard deviation of single runs, pooled over the rows of its column (one data set, one metric), at least \
-0.1, with the pool's degrees of freedom; those of d after Welch. A published spread that is a population's, or of a kind not \
+0.1, with the pool's degrees of freedom; those of d after Welch. Rows that share beginnings deviate together from seed to \
+seed and say less of s: R rows count as R/(1 + q(R-1)) on both sides, q the mean square of our rows' correlations over seeds; \
+one network under several adjustments counts once. A published spread that is a population's, or of a kind not \
 stated, is multiplied by sqrt(n/(n-1)); an n that is not stated is taken as 2, the fewest with a spread. A side without any \
 spread in the column gets the other side's, with its degrees of freedom; a number without spread and n counts as one run.
 Margin: 1.0 point for accuracy over all classes, 2.0 for Many, Medium and Few; a factor of 1.25, on the log scale, for \
@@ -53,7 +55,8 @@ class Summary:
     """One side of a comparison. ``value`` and ``sd`` are in the scale of the comparison (percent, or log FDR).
 
     ``n`` runs stand behind ``value``; ``runs`` are their own values, where known. ``sd`` is the sample standard deviation of
-    single runs, pooled over ``rows`` rows, with ``df`` degrees of freedom; None where nothing is known of it. ``borrowed``: sd
+    single runs, pooled over ``rows`` rows (so many as they count for), with ``df`` degrees of freedom; None where nothing is
+    known of it. ``borrowed``: sd
     and df are the other side's, which knows of no spread of its own. ``statistic``:
     ``"mean"``; ``"best"``, the value of the best of n runs; or ``"shifted"``, a mean plus ``shift`` times ``correlation`` times
     sd. ``correlation``: over single runs, of this metric with the one by which the best run is chosen; ``best``: that run's
@@ -63,8 +66,8 @@ class Summary:
     value: float
     n: int
     sd: float | None = None
-    df: int = 0
-    rows: int = 1
+    df: float = 0
+    rows: float = 1
     statistic: str = "mean"
     shift: float = 0.0
     runs: tuple[float, ...] = ()
@@ -127,13 +130,40 @@ def sample_sd(sd: float, n: int | None, kind: str) -> tuple[float, int]:
     return (sd if kind == "sample sd" else sd * math.sqrt(runs / (runs - 1))), runs
 
 
-def pool(spreads: Iterable[tuple[float, int]]) -> tuple[float, int, int] | None:
-    """Sample standard deviations with their n, pooled: (sd, degrees of freedom, how many); None without any."""
+def pool(spreads: Iterable[tuple[float, int]], together: float = 0.0) -> tuple[float, float, float] | None:
+    """Sample standard deviations with their n, pooled: (sd, degrees of freedom, how many); None without any. ``together``: the
+    mean square of their correlations, by which they count for fewer (Satterthwaite's approximation for equal variances)."""
     told = [(sd, n) for sd, n in spreads if n >= 2]
     if not told:
         return None
     df = sum(n - 1 for _, n in told)
-    return math.sqrt(math.fsum((n - 1) * sd**2 for sd, n in told) / df), df, len(told)
+    fewer = 1 + together * (len(told) - 1)
+    return math.sqrt(math.fsum((n - 1) * sd**2 for sd, n in told) / df), df / fewer, len(told) / fewer
+
+
+def together(runs: Iterable[Mapping[int, float]]) -> float:
+    """Mean square of the correlations between rows over the seeds that two rows share, 0 to 1; ``runs`` map seeds to values.
+
+    Of each pair the square is corrected for the few seeds that it is of (1 - (1 - r^2)(n - 1)/(n - 2)), so that of rows that
+    have nothing to do with each other it is 0 on average. Pairs with fewer than three seeds, or without any spread, say
+    nothing; 0 without a pair."""
+    found = []
+    for one, other in itertools.combinations(runs, 2):
+        seeds = sorted(one.keys() & other.keys())
+        n = len(seeds)
+        if n < LEAST_SEEDS:
+            continue
+        x, y = (_centred([row[seed] for seed in seeds]) for row in (one, other))
+        squares = math.fsum(a * a for a in x) * math.fsum(b * b for b in y)
+        if squares > 0:
+            r2 = math.fsum(a * b for a, b in zip(x, y, strict=True)) ** 2 / squares
+            found.append(1 - (1 - r2) * (n - 1) / (n - 2))
+    return min(1.0, max(0.0, math.fsum(found) / len(found))) if found else 0.0
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    mean = math.fsum(values) / len(values)
+    return [value - mean for value in values]
 
 
 def summaries(
@@ -145,26 +175,30 @@ def summaries(
     """
     keys = dict.fromkeys((*replicas, *printed))
     columns = dict.fromkeys(key[2:] for key in keys)
-    ours: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
-    theirs: dict[tuple[str, ...], tuple[float, int, int] | None] = {}
+    ours: dict[tuple[str, ...], tuple[float, float, float] | None] = {}
+    theirs: dict[tuple[str, ...], tuple[float, float, float] | None] = {}
     correlations: dict[tuple[str, ...], float] = {}
     for column in columns:
-        correlations[column] = _correlation(r for key, r in replicas.items() if key[2:] == column)
+        with_runs = [r for key, r in replicas.items() if key[2:] == column and r.mean is not None]
+        correlations[column] = _correlation(with_runs)
+        rows = list(
+            {tuple(r.values.items()): r for r in with_runs}.values()
+        )  # one network under several adjustments counts once
+        alike = together([r.values for r in rows])
         ours[column] = _pool_scaled(
-            (
-                (r.sd * math.sqrt(r.n / (r.n - 1)), r.n, r.mean)
-                for key, r in replicas.items()
-                if key[2:] == column and r.sd is not None and r.mean is not None
-            ),
+            ((r.sd * math.sqrt(r.n / (r.n - 1)), r.n, r.mean) for r in rows if r.sd is not None and r.mean is not None),
             scale,
+            alike,
         )
+        with_spread = [p for key, p in printed.items() if key[2:] == column and p.value is not None and p.std is not None]
         theirs[column] = _pool_scaled(
             (
                 (*sample_sd(p.std, p.n, p.spread_kind), p.value)
-                for key, p in printed.items()
-                if key[2:] == column and p.value is not None and p.std is not None and (p.n is None or p.n > 1)
+                for p in _networks(with_spread, scale)
+                if p.value is not None and p.std is not None and (p.n is None or p.n > 1)
             ),
             scale,
+            alike,
         )
     found: dict[Key, tuple[Summary | None, Summary | None]] = {}
     for key in keys:
@@ -181,32 +215,42 @@ def summaries(
 
 
 def _correlation(replicas: Iterable[Replica]) -> float:
-    """Over single runs, of a metric with balanced accuracy, pooled over rows as spreads are; 1 where nothing is known of it."""
+    """Over single runs, of a metric with balanced accuracy, pooled over rows as spreads are; 1 where nothing is known of it, as
+    of two runs, which always lie on a line."""
     products = squares = others = 0.0
     for replica in replicas:
-        if replica.mean is None or not replica.overall:
+        if replica.mean is None or not replica.overall or replica.n < LEAST_SEEDS:
             continue
         level = math.fsum(replica.overall[seed] for seed in replica.values) / replica.n
         for seed, value in replica.values.items():
             one, other = value - replica.mean, replica.overall[seed] - level
             products, squares, others = products + one * other, squares + one * one, others + other * other
-    return max(-1.0, min(1.0, products / math.sqrt(squares * others))) if squares and others else 1.0
+    if not squares or not others:
+        return 0.0 if squares else 1.0
+    return max(-1.0, min(1.0, products / math.sqrt(squares * others)))
 
 
-def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str) -> tuple[float, int, int] | None:
+def _networks(printed: Sequence[Printed], scale: str) -> list[Printed]:
+    """On the log scale, of discriminant ratios, each number with its spread once: they are of networks, which rows share."""
+    if scale == "linear":
+        return list(printed)
+    return list({(number.value_text, number.std_text): number for number in printed}.values())
+
+
+def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str, together: float) -> tuple[float, float, float] | None:
     """:func:`pool` of (sample standard deviation, n, mean), on the log scale of those for which sd/mean says something."""
     if scale == "linear":
-        return pool((sd, n) for sd, n, _ in spreads)
-    return pool((sd / mean, n) for sd, n, mean in spreads if mean > 0 and sd / mean < LARGEST_RATIO)
+        return pool(((sd, n) for sd, n, _ in spreads), together)
+    return pool(((sd / mean, n) for sd, n, mean in spreads if mean > 0 and sd / mean < LARGEST_RATIO), together)
 
 
-def _spread(pooled: tuple[float, int, int] | None, borrowed: bool) -> dict[str, Any]:
+def _spread(pooled: tuple[float, float, float] | None, borrowed: bool) -> dict[str, Any]:
     if pooled is None:
         return {}
     return {"sd": max(FLOOR, pooled[0]), "df": pooled[1], "rows": pooled[2], "borrowed": borrowed}
 
 
-def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str, borrowed: bool) -> Summary | None:
+def _of_replica(r: Replica, pooled: tuple[float, float, float] | None, scale: str, borrowed: bool) -> Summary | None:
     if r.mean is None:
         return None
     runs = tuple(r.values.values())
@@ -220,7 +264,7 @@ def _of_replica(r: Replica, pooled: tuple[float, int, int] | None, scale: str, b
     return Summary(math.log(r.mean), r.n, runs=logs, best=best, ratio=ratio, **_spread(pooled, borrowed))
 
 
-def _of_printed(p: Printed, pooled: tuple[float, int, int] | None, scale: str, borrowed: bool) -> Summary | None:
+def _of_printed(p: Printed, pooled: tuple[float, float, float] | None, scale: str, borrowed: bool) -> Summary | None:
     if p.value is None or (scale == "log" and p.value <= 0):
         return None
     ratio = None
