@@ -197,13 +197,27 @@ def test_training_some_cells_writes_the_whole_table(copy, call_here):
     before = [line for line in table.read_text().splitlines() if line.startswith("CE")]
     code, out, err = call_here(copy, "unified-bound", "--dataset", "digits", "--seeds", "0", "--quick", "--method", "LDAM")
     assert code == 0, err
-    assert "Not run, or not yet finished: 15 of 16 values" in out
+    assert "Not asked for: 15 of 16 values, left empty." in out and "Not run" not in out
     after = table.read_text()
     assert "Not run, or not yet finished: 12 of 16 values" in after
     marks = str.maketrans("", "", "*+^")  # another row may be the best now
     assert [line.split()[0] for line in before] == ["CE", "CE+DRW", "CE+ADRW", "CE+DRW", "CE+ADRW"]
     for line in before:
         assert line.translate(marks).split() in [told.translate(marks).split() for told in after.splitlines()]
+
+
+def test_diff_shows_the_methods_that_were_asked_for_and_exits_by_them(tmp_path, call_here):
+    fill(tmp_path, methods=("CE",), level=70.5)
+    fill(tmp_path, methods=("CE+DRW",), level=10.0)
+    where = ("diff", "unified-bound", "--table", "1", "--dataset", "cifar10-lt", "--ratio", "100", "--format", "csv")
+    code, out, err = call_here(tmp_path, *where)
+    assert (code, err) == (1, "")
+    words = {line["row"]: line["verdict"] for line in csv.DictReader(out.splitlines())}
+    assert words["w/o SAM/CE+DRW"] == "lower"
+    code, out, err = call_here(tmp_path, *where, "--method", "CE")
+    assert (code, err) == (0, "")
+    lines = [line for line in csv.DictReader(out.splitlines()) if line["replica"]]
+    assert [(line["row"], line["verdict"]) for line in lines] == [("w/o SAM/CE", words["w/o SAM/CE"])]
 
 
 @pytest.mark.parametrize("how", ["cut off", "not a Record"])

@@ -142,7 +142,7 @@ def test_a_paper_that_reports_the_best_of_its_seeds_and_one_that_looks_at_valida
     fill(store, ["WD/Add"], column=wb.C10_LT, paper=wb.PAPER)
     chosen = own(store, wb.PAPER)[1]["How hyper-parameters and epochs were selected"]
     assert "per seed the best epoch on the validation split" in chosen[0]
-    assert any("tau of the adjustment in 1 to 2 (21 values)" in line for line in chosen)
+    assert any("tau of the additive adjustment in 1 to 2 (21 values)" in line for line in chosen)
 
 
 def test_both_formats_and_a_wrong_one(store, monkeypatch, capsys, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from fake_records import COLUMN, write, write_level
 
-from papers.unified_bound import DIGITS_LT, PAPER, TABLE_1
+from papers.unified_bound import CIFAR_COLUMNS, DIGITS_LT, PAPER, TABLE_1
 from replicate import grid
 from replicate.errors import BadInput
 from replicate.record import Store
@@ -80,6 +80,28 @@ def test_holms_family_is_every_number_that_the_table_prints(store):
     assert verdicts.judge(*sides).word == "higher"
     told = compare(store)[1][key[:2]].verdict
     assert told == verdicts.judge(*sides, level=0.05 / 119) and told.word == "open"
+
+
+def test_a_verdict_does_not_depend_on_which_columns_are_shown(store):
+    columns = [column for column in CIFAR_COLUMNS if column.data.source == "cifar10"]
+    for column in columns:
+        fill(store, column, shift=-5.0)
+    words = set()
+    for shift in (-0.8, -1.0, -1.2, -1.4, -1.6):
+        fill(store, C10, only=["CE"], shift=shift)
+        alone = compare(store)[1]["w/o SAM", "CE"]
+        (one,) = [row for row in compare(store, columns)[0] if row.key == alone.key]
+        assert one.verdict == alone.verdict
+        words.add(alone.verdict.word)
+    assert {"open", "lower"} <= words
+    assert {row.spot.column.name for row in compare(store)[0]} == {C10.name}
+
+
+def test_the_interval_of_what_is_judged_stands_beside_nothing_else(store):
+    fill(store, C10, seeds=3)
+    rows = {selection: compare(store, selection=selection)[1]["w/o SAM", "CE"] for selection in ("as-published", "last-epoch")}
+    assert rows["as-published"].verdict == rows["last-epoch"].verdict
+    assert all(diff.apart(rows["as-published"])) and diff.apart(rows["last-epoch"])[1] == ""
 
 
 def test_a_redrawn_edition_has_no_level_verdict_but_an_order(store):

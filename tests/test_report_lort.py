@@ -240,7 +240,7 @@ def test_a_row_is_of_the_seed_that_is_best_over_all_classes_and_honest_readings_
     assert mean == honest == {"All": "49.00±1.50", "Many": "75.00±5.00", "Medium": "35.00±5.00", "Few": "35.00±5.00"}
     notes = squeezed(shown)
     assert "Selection as-published: " in notes and "Selection cross-fitted: " in notes
-    assert "Seeds: 2 for each value (0, 1), a row is of the one that is best over all classes; below mean ±" in notes
+    assert "Seeds: 2 for each value (0, 1), of each row and column the one that is best over all classes; below mean ±" in notes
     assert "Not run, or not yet finished: 48 of 52 values, left empty." in notes
 
 

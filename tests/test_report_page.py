@@ -245,7 +245,7 @@ def test_labels_stay_text(store):
 
 
 def test_the_summary_counts_the_verdicts_of_diff(store, markup):
-    words = Counter()
+    words = set()
     summary = markup.within(markup.by_id("summary"))
     for name, paper in PAPERS.items():
         told = Counter()
@@ -255,13 +255,14 @@ def test_the_summary_counts_the_verdicts_of_diff(store, markup):
                 how = {"edition_of": editions, "comparability": standing, "columns": columns}
                 rows = diff.compare(store, paper, table, **how)
                 if (place == 0 or any(row.replica for row in rows)) and not any(column.stand_in for column in columns):
+                    words |= {row.verdict.word for row in rows}
+                if place == 0:  # every number once, on the data most like the paper's
                     told.update(row.verdict.word for row in rows)
-        words += told
         place = next(e[3] for e in markup.elements if e[0] == "th" and e[2] == paper.command)
         shown = {e[1]["data-count"]: int(e[2]) for e in markup.within(place) if "data-count" in e[1]}
         assert {word: count for word, count in shown.items() if count} == dict(told), name
-    assert {"match", "higher", "lower", "other split", "quoted", "missing", "open"} <= set(words)
-    assert {e[1]["data-word"] for e in summary if "data-word" in e[1]} == set(words)
+    assert {"match", "higher", "lower", "other split", "quoted", "missing", "open"} <= words
+    assert {e[1]["data-word"] for e in summary if "data-word" in e[1]} == words
 
 
 def test_the_verdict_of_a_cell_is_that_of_diff(chaptered):

@@ -140,6 +140,8 @@ def test_other_selections_and_cross_fitted_halves(store):
     cell = next(c for c in grid.cells(PAPER, "table", columns=[C10], methods=["CE"]))
     write(store, cell, [[3000, 3900, 3500], [3000, 3600, 3800]], size=5000)
     assert re.search(r"balanced_accuracy_pct +73\.00 ", explain(store, "CE", selection="last-epoch"))
+    assert "The verdict is of the selection as-published" in explain(store, "CE", selection="last-epoch")
+    assert "The verdict is of the selection as-published" not in explain(store, "CE")
     crossed = explain(store, "CE", selection="cross-fitted")
     assert re.search(r"^  0 +2 and 3 +71\.00 ", crossed, re.MULTILINE)
     none = explain(store, "CE", selection="best-on-validation")

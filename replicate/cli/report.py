@@ -18,7 +18,6 @@ from replicate.cli.request import (
     Request,
     asked_for,
     edition_choices,
-    editions_of,
     how_to,
     known_among,
     load_paper,
@@ -153,7 +152,8 @@ def table_printer(
         return paper, reader(store.root, results, paper)
 
     own = counterparts.counterparts(request.table, columns, other, selection=selection, edition_of=editions)
-    return partial(tables.render, request.paper, request.table, values, beside=request.beside, counterparts=own, **how)
+    how |= {"methods": request.methods, "beside": request.beside, "counterparts": own}
+    return partial(tables.render, request.paper, request.table, values, **how)
 
 
 @click.command("diff")
@@ -179,6 +179,8 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
         shown = 0
         for columns, editions in edition_choices(request, kept):
             rows = compared(request, kept, columns, editions)
+            if which["methods"]:  # all are judged, and those that were asked for shown
+                rows = [row for row in rows if row.spot.row.method in request.methods]
             if all(row.replica is None for row in rows):
                 continue
             shown += 1
@@ -192,7 +194,6 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
 
 def compared(request: Request, kept: Store, columns: Sequence[Column], editions: Mapping[str, str]) -> list[Any]:
     """The request's table in these columns against the published one, number by number."""
-    from replicate.data.sources import comparability
     from replicate.report import diff
 
     assert request.table is not None
@@ -200,13 +201,21 @@ def compared(request: Request, kept: Store, columns: Sequence[Column], editions:
         kept,
         request.paper,
         request.table,
-        edition_of=editions,
-        comparability={source: comparability(source, edition) for source, edition in editions.items()},
+        **_judged_by(request.table, kept, editions),
         variant=request.variant,
         quick=request.quick,
         columns=columns,
         grid=request.grid,
     )
+
+
+def _judged_by(table: Table, kept: Store, editions: Mapping[str, str]) -> dict[str, Any]:
+    """These editions, those of the table's other data, which are judged with them, and how comparable each is."""
+    from replicate.data.sources import comparability
+    from replicate.report import diff
+
+    every = {**diff.closest(table.columns, kept, comparability), **editions}
+    return {"edition_of": every, "comparability": {source: comparability(source, edition) for source, edition in every.items()}}
 
 
 def _second_runs(paper: str | None, form: str, which: Mapping[str, Any]) -> None:
@@ -262,7 +271,7 @@ def judged_claims(
 ) -> Iterator[Any]:
     """Claims on published numbers, then on ours in one edition of the data after another. Raises ``BadInput`` for none."""
     from replicate.data.sources import comparability
-    from replicate.report import claims
+    from replicate.report import claims, diff
 
     grids.variant_values(paper, variant)
     if table is not None:
@@ -273,7 +282,12 @@ def judged_claims(
     some = False
     for stand_in in (False, True) if datasets else (False,):
         asked = [c for c in every if c.stand_in is stand_in and (not datasets or c.dataset in datasets)]
-        rounds = [editions for _, editions in editions_of(asked, kept)] or [{}]
+        # First what is most like the paper's data, all sources together; then their other editions.
+        first = diff.closest(asked, kept, comparability)
+        others = {source: [e for e in kept.editions(source) if e != edition] for source, edition in first.items()}
+        rounds = [first]
+        for place in range(max(map(len, others.values()), default=0)):
+            rounds.append({source: editions[place] for source, editions in others.items() if place < len(editions)})
         for number, editions in enumerate(rounds if asked else ()):
             for one in claims.judged(
                 paper,
@@ -334,7 +348,6 @@ def lens_command(paper: str | None, store: Path, results: Path, form: str, **whi
 @which_format
 def readings_command(paper: str | None, store: Path, results: Path, form: str, variant: str | None, **which: Any) -> None:
     """Where text and code disagree: every reading that was run beside the one followed here and the published number."""
-    from replicate.data.sources import comparability
     from replicate.report import readings
 
     some, show = False, _one_by_one(form)
@@ -351,8 +364,7 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
                 kept,
                 request.paper,
                 table,
-                edition_of=editions,
-                comparability={source: comparability(source, edition) for source, edition in editions.items()},
+                **_judged_by(table, kept, editions),
                 columns=columns,
                 methods=request.methods,
                 variants=others,

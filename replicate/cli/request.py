@@ -241,7 +241,8 @@ def asked_for(
             except BadInput as error:
                 refused.append(error)
                 continue
-            if stand_ins and request.variant is None and not which["datasets"] and not which["ratios"]:
+            narrowed = which["datasets"] or which["ratios"] or which["networks"]
+            if stand_ins and request.variant is None and not narrowed:
                 known = request.table.stand_ins if request.table else loaded.grids[request.grid].columns
                 request.columns += [c for c in known if c.stand_in and c not in request.columns]
             found += 1
@@ -311,11 +312,7 @@ def reader(store: Path, results: Path, paper: Paper) -> Store:
 
 def edition_choices(request: Request, store: Store) -> Iterator[tuple[list[Column], dict[str, str]]]:
     """Columns and their editions, so that no table mixes editions of one source: first official ones, then the rest."""
-    yield from editions_of(request.columns, store)
-
-
-def editions_of(asked: Sequence[Column], store: Store) -> Iterator[tuple[list[Column], dict[str, str]]]:
-    """See :func:`edition_choices`."""
+    asked = request.columns
     found = {source: store.editions(source) for source in dict.fromkeys(column.data.source for column in asked)}
     stand_in = {column.data.source for column in asked if column.stand_in}
     rounds: list[dict[str, str]] = [

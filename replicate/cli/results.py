@@ -34,7 +34,7 @@ def results_command(paper: str | None, store: Path, results: Path) -> None:
         counts = _copy(loaded, Store(store), results)
         written = [table for request in _requests(loaded, kept) for table in write_tables(request, kept, results)]
         write_claims(loaded, kept, results)
-        _write_contents(loaded, written, kept, results)
+        write_contents(loaded, written, kept, results)
         told = (f"{kind}: {new:,} of {every:,} copied" for kind, (every, new) in counts.items())
         click.echo(f"{results / loaded.name}: {counted(len(written), 'table')} written; {'; '.join(told)}")
 
@@ -88,7 +88,18 @@ def write_claims(paper: Paper, kept: Store, results: Path) -> None:
         _write(results, paper, f"claims.{FORMATS[form]}", told)
 
 
-def _write_contents(paper: Paper, written: Sequence[TableFiles], kept: Store, results: Path) -> None:
+def written_before(paper: Paper, kept: Store, results: Path) -> list[TableFiles]:
+    """The tables that the folder has files of."""
+    found = []
+    for request in _requests(paper, kept):
+        for columns, editions in _groups(request.columns, kept):
+            path = results / paper.name / _stem(request, columns, editions)
+            if path.with_name(f"{path.name}.md").is_file():
+                found.append(TableFiles(path, request, columns, editions))
+    return found
+
+
+def write_contents(paper: Paper, written: Sequence[TableFiles], kept: Store, results: Path) -> None:
     """Write the page that says what the other files are. Raises as :func:`write_tables`."""
     from replicate.report import contents
 

@@ -15,12 +15,11 @@ from replicate.errors import BadInput
 from replicate.protocol import Across, Paper
 from replicate.record import Store
 from replicate.report import formats, published, tables
-from replicate.report.published import Printed
+from replicate.report.published import OFFICIAL, Printed
 from replicate.report.selection import Replica, sentence
 from replicate.report.tables import Spot
 
 FORMATS = ("text", "markdown", "csv")
-OFFICIAL = "official"
 FIELDS = (
     "method", "data", "paper", "by", "table", "row", "column_path", "metric", "protocol", "published", "published_std",
     "statistic", "published_n", "provenance", "selection", "replica", "replica_sd", "replica_statistic", "replica_n", "edition",

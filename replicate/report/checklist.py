@@ -14,7 +14,15 @@ from functools import cache
 from replicate import grid as grids
 from replicate.errors import BadInput
 from replicate.grid import Cell
-from replicate.protocol import Column, Paper, Table, fill
+from replicate.protocol import (
+    AdditiveAdjustment,
+    Column,
+    MultiplicativeAdjustment,
+    Paper,
+    Table,
+    TauNormalisation,
+    fill,
+)
 from replicate.record import Record, Store
 from replicate.report import provenance, tables
 from replicate.report.formats import WIDTH, escape_markdown
@@ -188,8 +196,9 @@ def _runs(runs: Runs) -> Iterator[str]:
 def _spread(paper: Paper) -> Iterator[str]:
     yield "± is the population standard deviation over seeds (divided by n), around their mean; what varies is the seed alone"
     if paper.reports == "best":
-        yield "a row of a table is of the seed that is best over all classes, as the paper's are; mean and ± stand below"
-    yield "verdicts: intervals of the difference of means after Welch, standard deviations pooled over the rows of a column"
+        yield "each row and column is of the seed that is best over all classes there; mean and ± stand below"
+    what = "bests" if paper.reports == "best" else "means"
+    yield f"verdicts: intervals of the difference of {what} after Welch, standard deviations pooled over the rows of a column"
 
 
 def _selection(paper: Paper, kind: str) -> Iterator[str]:
@@ -223,12 +232,20 @@ def _searched(paper: Paper, table: Table, kind: str) -> Iterator[str]:
                     values.setdefault(name, {}).update(dict.fromkeys(point[name] for point in points))
                 adjustment = fill(grid.methods[row.method], points[0]).adjustment if points else None
                 if adjustment is not None:
-                    values.setdefault(f"{adjustment.parameter} of the adjustment", {}).update(dict.fromkeys(adjustment.values))
+                    name = f"{adjustment.parameter} of the {_ADJUSTMENTS[type(adjustment)]}"
+                    values.setdefault(name, {}).update(dict.fromkeys(adjustment.values))
     if values:
         told = "; ".join(f"{name} in {_values(sorted(of))}" for name, of in values.items())
         yield f"searched {told}; at most {_count(most, 'point')} of training for a row and column"
     elif columns:
         yield "nothing searched"
+
+
+_ADJUSTMENTS = {
+    AdditiveAdjustment: "additive adjustment",
+    MultiplicativeAdjustment: "multiplicative adjustment",
+    TauNormalisation: "normalisation",
+}
 
 
 def _values(values: Sequence[float]) -> str:

@@ -32,8 +32,8 @@ def render(paper: Paper, written: Sequence[Written]) -> str:
         lines += ["Nothing yet.", ""]
     notes = [
         "`replicate results` writes this folder from the Records and Measures in it; `replicate tables` and `replicate diff` "
-        "print the same. Numbers are those of the columns that have this data; verdicts are of numbers that have a replica. A "
-        "stand-in is no part of the paper and has none."
+        "print the same. Numbers are those that the paper prints in the columns that have this data, without rows added here; "
+        "verdicts are of numbers that have a replica. A stand-in is no part of the paper and has none."
     ]
     if paper.claims:
         notes.append("What the paper claims, by its own numbers and by ours: [claims.md](claims.md), [claims.csv](claims.csv).")

@@ -7,14 +7,14 @@ import io
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicate.errors import BadInput
 from replicate.protocol import Column, Paper, Table
 from replicate.record import Store
 from replicate.report import formats, published, tables, verdicts
-from replicate.report.published import Printed
+from replicate.report.published import OFFICIAL, Printed
 from replicate.report.selection import Replica
 from replicate.report.verdicts import RULES, Verdict
 
@@ -68,6 +68,16 @@ class Row:
         return _rule(self.spot)[1]
 
 
+def closest(columns: Iterable[Column], store: Store, comparability: Callable[[str, str], str]) -> dict[str, str]:
+    """Of each data source the edition with Records that is most like the paper's; the official one where none is comparable."""
+    rank = ("comparable", "other split", "not comparable")
+    found = {}
+    for source in dict.fromkeys(column.data.source for column in columns):
+        best = min(store.editions(source), key=lambda edition: rank.index(comparability(source, edition)), default=OFFICIAL)
+        found[source] = OFFICIAL if comparability(source, best) == "not comparable" else best
+    return found
+
+
 def compare(
     store: Store,
     paper: Paper,
@@ -85,16 +95,19 @@ def compare(
     order; nothing of a descriptive table.
 
     ``comparability`` says of each data source whether the edition in use is ``"comparable"``, an ``"other split"`` or
-    ``"not comparable"``. Raises ``BadInput`` as :func:`replicate.report.tables.replicas` does.
+    ``"not comparable"``. All columns of the table whose source has an edition here are judged together, whichever are shown, so
+    that a verdict does not depend on what was asked for. Raises ``BadInput`` as :func:`replicate.report.tables.replicas` does.
     """
     chosen = tuple(table.columns if columns is None else columns)
+    beside = judged_beside(table, chosen, edition_of)
+    names = {column.name for column in chosen}
     replicas: dict[tables.Key, Replica] = {}
     judged: dict[tables.Key, Replica] = {}
     for found in tables.runs(
-        store, paper, table, edition_of=edition_of, variant=variant, quick=quick, columns=chosen, grid=grid
+        store, paper, table, edition_of=edition_of, variant=variant, quick=quick, columns=[*chosen, *beside], grid=grid
     ):
         shown = found.replicas(paper, table, selection)
-        replicas |= shown
+        replicas |= {key: replica for key, replica in shown.items() if key[2] in names}
         judged |= shown if selection == "as-published" else found.replicas(paper, table, "as-published")
     return compared(
         paper,
@@ -107,7 +120,15 @@ def compare(
         variant=variant,
         quick=quick,
         columns=chosen,
+        beside=beside,
     )
+
+
+def judged_beside(table: Table, columns: Sequence[Column], edition_of: Mapping[str, str]) -> tuple[Column, ...]:
+    """Columns of the table that are judged together with these although they are not shown; none beside a stand-in."""
+    if all(column.stand_in for column in columns):
+        return ()
+    return tuple(column for column in table.columns if column not in columns and column.data.source in edition_of)
 
 
 def compared(
@@ -122,9 +143,10 @@ def compared(
     variant: str | None = None,
     quick: bool = False,
     columns: Sequence[Column],
+    beside: Sequence[Column] = (),
 ) -> list[Row]:
     """As :func:`compare`, of numbers of ours that were read before: those that are shown, and those of the selection
-    as-published, which are judged."""
+    as-published, which are judged, also in the columns ``beside``."""
     chosen = tuple(columns)
 
     def standing(column: Column) -> str:
@@ -134,12 +156,16 @@ def compared(
     if all(standing(column) == "not comparable" for column in chosen):
         table = tables.without_quoted(table)  # published numbers are not shown, and these rows have no others
     numbers = tables.printed(paper, table)
-    spots = _by_column(tables.spots(table, chosen), table, chosen)
+    every = [*chosen, *beside]
+    spots = _by_column(tables.spots(table, every), table, every)
     sides = _sides(spots, judged, numbers)
-    said = _verdicts(spots, sides, numbers, {column.name: standing(column) for column in chosen})
+    said = _verdicts(spots, sides, numbers, {column.name: standing(column) for column in every})
     best = tables.best_of_seeds(paper, selection)
+    names = {column.name for column in chosen}
     rows = []
     for spot in spots:
+        if spot.column.name not in names:
+            continue
         source, key = spot.column.data.source, spot.key
         replica = replicas.get(key)
         number = None if standing(spot.column) == "not comparable" else numbers.get(key)
@@ -317,8 +343,10 @@ def _line(row: Row) -> tuple[str, ...]:
 
 
 def apart(row: Row) -> tuple[str, str]:
-    """Difference and its 90 % interval for print, empty where there is none."""
-    digits, inner = _decimals(row), row.verdict.interval90
+    """Difference and its 90 % interval for print, empty where there is none: the interval is of the number that is judged."""
+    digits = _decimals(row)
+    judged = row.replica is not None and row.judged is not None and row.replica.selection == row.judged.selection
+    inner = row.verdict.interval90 if judged else None
     return (
         "" if row.difference is None else _apart(row.difference, row.scale, digits),
         "" if inner is None else "[{}, {}]".format(*(_apart(end, row.scale, digits) for end in _ends(inner, row.scale))),
@@ -372,10 +400,19 @@ def _claims(rows: Sequence[Row]) -> Iterator[str]:
     theirs = {row.key: row.printed for row in rows if row.printed is not None}
     if not ours or not theirs or _rule(spot)[0] is None:
         return
-    kept, separable = verdicts.ranking(verdicts.summaries(ours, theirs, rows[0].scale).values())
+    scale = rows[0].scale
+    # Which pairs are separable is the paper's own matter where it prints spreads, whatever is known of our rows.
+    alone = {key: theirs for key, (_, theirs) in verdicts.summaries({}, theirs, scale).items()}
+    sides = {
+        key: (here, there if there is None or there.borrowed else alone[key])
+        for key, (here, there) in verdicts.summaries(ours, theirs, scale).items()
+    }
+    # Rows that print the ratio of one network, under several adjustments, are one in an order.
+    network = {(p.value_text, p.std_text) if scale == "log" else key: key for key, p in theirs.items()}
+    kept, separable = verdicts.ranking(sides[key] for key in network.values())
     if separable:
         yield f"Order: {kept} of {separable} separable pairs keep their order."
-    if rows[0].scale == "log" or spot.metric.group is not None:
+    if scale == "log" or spot.metric.group is not None:
         return
     for block, alike in itertools.groupby(rows, key=lambda row: row.spot.block.title):
         both = [row for row in alike if row.printed is not None and row.printed.value is not None]
@@ -446,10 +483,19 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{title}: {words}."
     if len(own) < len(rows):
         yield f"Quoted by the paper from elsewhere, and not judged: {len(rows) - len(own)} numbers and blanks."
-    if any(row.best for row in rows):
-        yield (
-            "Replica: of our seeds the one that is best over all classes; where we have another number of seeds than the "
-            "paper, the mean plus r c s, which the best of as many seeds as the paper's is expected to have."
+    yield from how_best(rows)
+
+
+def how_best(rows: Sequence[Row]) -> Iterator[str]:
+    """What stands for our seeds where a paper reports the best of its own: one sentence, or none."""
+    told = [row for row in rows if row.best and row.level is not None and row.replica is not None]
+    if told:
+        shifted = any(row.level != row.replica.best for row in told if row.replica is not None)
+        yield "Replica: of our seeds the one that is best over all classes" + (
+            "; where we have another number of seeds than the paper, the mean plus r c s, which the best of as many seeds as "
+            "the paper's is expected to have."
+            if shifted
+            else "."
         )
 
 

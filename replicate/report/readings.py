@@ -185,6 +185,7 @@ def _change(line: Line) -> str:
 def _notes(found: Sequence[Line]) -> Iterator[str]:
     paper, names = found[0].row.paper, [*dict.fromkeys(line.name for line in found)]
     yield from _distances(found, names)
+    yield from diff.how_best([line.row for line in found])
     variants = {variant.name: variant for variant in paper.variants}
     for name in names:
         if name != FOLLOWED:

@@ -317,14 +317,16 @@ def render(
     quick: bool = False,
     columns: Sequence[Column] | None = None,
     grid: str | None = None,
+    methods: Sequence[str] | None = None,
     beside: bool = True,
     counterparts: Mapping[Key, Counterpart] | None = None,
 ) -> str:
     """The table in the published layout, ending with a line feed; a descriptive table always as it is published.
 
     ``values`` are of :func:`printed` or :func:`replicas`; ``counterparts`` are shown beside quoted numbers. The rest says how
-    they were made, and goes into footnotes or the CSV's ``note``. Columns that are not replicated stand ``beside`` where all of
-    the table's own are shown. ``format`` is one of :data:`FORMATS`. Raises ``BadInput`` for another, and without a column.
+    they were made, and goes into footnotes or the CSV's ``note``; rows of other ``methods`` were not asked for. Columns that
+    are not replicated stand ``beside`` where all of the table's own are shown. ``format`` is one of :data:`FORMATS`. Raises
+    ``BadInput`` for another, and without a column.
     """
     if format not in FORMATS:
         raise BadInput(f"format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
@@ -338,6 +340,7 @@ def render(
         quick,
         columns,
         grid or table.grid,
+        methods,
         beside,
         counterparts or {},
     )
@@ -357,7 +360,7 @@ def sheet(
 ) -> Sheet:
     """The table of the selection as-published as :func:`render` prints it, for another room to print. Each entry has its key;
     where a paper reports the best of its seeds, one key stands there for each way to read the same runs, in print order."""
-    given = (edition_of or {}, None, False, columns, table.grid, True, counterparts or {})
+    given = (edition_of or {}, None, False, columns, table.grid, None, True, counterparts or {})
     return _sheet(_told(paper, table, values, "as-published", *given))
 
 
@@ -371,6 +374,7 @@ def _told(
     quick: bool,
     columns: Sequence[Column] | None,
     grid: str,
+    methods: Sequence[str] | None,
     beside: bool,
     counterparts: Mapping[Key, Counterpart],
 ) -> _Told:
@@ -390,7 +394,7 @@ def _told(
         table = replace(table, beside=())
     if not is_published:
         values = {**values, **_quoted(paper, table, shown)}
-    return _Told(paper, table, shown, values, is_published, selection, edition_of, variant, quick, grid, counterparts)
+    return _Told(paper, table, shown, values, is_published, selection, edition_of, variant, quick, grid, methods, counterparts)
 
 
 def _quoted(paper: Paper, table: Table, columns: Iterable[Column]) -> dict[Key, Printed]:
@@ -417,7 +421,12 @@ class _Told:
     variant: str | None
     quick: bool
     grid: str
+    methods: Sequence[str] | None
     counterparts: Mapping[Key, Counterpart]
+
+    def asked(self, spot: Spot) -> bool:
+        """Whether this place's row was to be shown."""
+        return self.methods is None or spot.row.method in self.methods
 
     @cached_property
     def places(self) -> dict[Key, Place]:
@@ -691,8 +700,7 @@ def _notes(told: _Told) -> Iterator[str]:
     methods = told.paper.grids[told.grid].methods
     wanted = {row.method for block in told.table.blocks for row in block.rows}
     if any(method.adjustment is not None for label, method in methods.items() if label in wanted):
-        state = "the last state" if told.selection == "last-epoch" else "the state that training hands over"
-        yield f"Adjusted rows: {state}, its tau or gamma chosen after training's own parameters and on the same images."
+        yield f"Adjusted rows: {adjusted_note(told.selection)}."
     if told.measured:
         yield "Numbers of Measures are of the state that training hands over, at the chosen parameters."
     yield from _seed_notes(told)
@@ -754,10 +762,16 @@ def _seed_notes(told: _Told) -> Iterator[str]:
     if usual == 1:
         spread = "so no spread"
     elif told.best:
-        spread = "a row is of the one that is best over all classes; below mean ± population standard deviation"
+        spread = "of each row and column the one that is best over all classes; below mean ± population standard deviation"
     else:
         spread = _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
     yield f"Seeds: {usual} for each value ({seeds}), {spread}{''.join(f'; {n} for {_listed(told, of)}' for n, of in others)}."
+
+
+def adjusted_note(selection: str) -> str:
+    """Which state is adjusted, and when its parameter is chosen."""
+    state = "the last state" if selection == "last-epoch" else "the state that training hands over"
+    return f"{state}, its tau or gamma chosen after training's own parameters and on the same images"
 
 
 #: By whether the paper prints a spread: of every metric, of none, of some.
@@ -828,9 +842,11 @@ def _run_notes(told: _Told) -> Iterator[str]:
         if unsplit:
             yield f"No validation split, so no number under this selection: {', '.join(unsplit)}."
     places = list(spots(without_quoted(told.table), told.columns))
-    empty = sum(spot.key not in told.ours for spot in places)
-    if empty:
-        yield f"Not run, or not yet finished: {empty} of {len(places)} values, left empty."
+    asked = [spot for spot in places if told.asked(spot)]
+    if len(asked) < len(places):
+        yield f"Not asked for: {len(places) - len(asked)} of {len(places)} values, left empty."
+    if empty := sum(spot.key not in told.ours for spot in asked):
+        yield f"Not run, or not yet finished: {empty} of {len(asked)} values, left empty."
 
 
 def _listed(told: _Told, keys: Sequence[RunKey]) -> str:
@@ -911,7 +927,7 @@ def figure(number: float | None, kind: str) -> str:
 def _csv_note(told: _Told, selection: str, spot: Spot, replica: Replica | None) -> Iterator[str]:
     column = spot.column
     if replica is None:
-        yield "not run, or not yet finished"
+        yield "not run, or not yet finished" if told.asked(spot) else "not asked for"
     yield f"selection {selection}"
     if replica is not None and replica.n:
         if any(replica.points):

@@ -173,13 +173,14 @@ def _explained(
 ) -> list[str]:
     source, column = place.column.data.source, place.column
     choice = choose(found.runs, selection, paper.selects_on)
+    edition_of = {**diff.closest(place.table.columns, store, comparability), source: edition}
     rows = diff.compare(
         store,
         paper,
         place.table,
         selection=selection,
-        edition_of={source: edition},
-        comparability={source: comparability(source, edition)},
+        edition_of=edition_of,
+        comparability={one: comparability(one, of) for one, of in edition_of.items()},
         columns=[column],
     )
     mine = [row for row in rows if row.key[:2] == (place.block.title, place.row.label)]
@@ -187,6 +188,8 @@ def _explained(
     origin = provenance.origin(paper, place.table, column, place.method, found.runs, next(iter(replicas.values())))
     lines = [*_head(paper, place), "", *_numbers(place, mine, replicas)]
     lines += ["", *_wrapped(f"Selection {selection}: {sentence(selection, paper.selects_on)}.")]
+    if paper.grids[place.table.grid].methods[place.method].adjustment is not None:
+        lines += _wrapped(f"This row is adjusted: {tables.adjusted_note(selection)}.")
     lines += _choices(choice, "validation" if _on_validation(paper, selection) else "test")
     if origin.records:
         lines += ["", *_seeds(place, choice, replicas, origin)]
@@ -239,8 +242,10 @@ def _numbers(place: Place, rows: Sequence[diff.Row], replicas: Mapping[Any, Any]
         judged = word in ("match", "higher", "lower", "open")
         names = ", ".join(tables.metric_name(row.spot.metric) for row in alike)
         yield from _wrapped(f"Verdict on {names}: {word}, {reason}{'' if full or not judged else ' (under our grid)'}.")
-    if any(row.best for row in rows):
-        yield "Here: the best of our seeds, as the paper prints the best of its."
+    for told in diff.how_best(rows):
+        yield from _wrapped(told)
+    if any(row.replica is not None and row.replica.selection != "as-published" for row in rows):
+        yield "The verdict is of the selection as-published, whatever is shown."
 
 
 def _choices(choice: Choice, split: str) -> Iterator[str]:

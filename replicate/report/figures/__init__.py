@@ -24,14 +24,13 @@ from replicate.protocol import Column, Figure, Panel, Paper
 from replicate.record import Store, write_atomically
 from replicate.report.figures import content, reading
 from replicate.report.figures.content import Shown
+from replicate.report.published import OFFICIAL
 from replicate.report.selection import sentence
 
 if TYPE_CHECKING:
     from replicate.report.figures.drawing import Picture
 
 __all__ = ["Drawn", "Missing", "Unknown", "figures", "write"]
-
-OFFICIAL = "official"
 
 
 class Unknown(BadInput):

@@ -26,11 +26,10 @@ from replicate.report import counterparts, diff, figures, formats, provenance, r
 from replicate.report.claims import Judged, judged
 from replicate.report.figures import Drawn, Missing
 from replicate.report.formats import Entry
-from replicate.report.published import Printed
+from replicate.report.published import OFFICIAL, Printed
 from replicate.report.selection import Replica
 from replicate.report.verdicts import RULES
 
-OFFICIAL = "official"
 NOTHING = Entry()
 #: The template, and its style.
 FILES = files("replicate.report.page")
@@ -67,9 +66,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class View:
-    """A table on one edition of its data. ``heads`` are those of :attr:`replicate.report.formats.Sheet.spans`. A row is
-    (labels, cells); a label comes with True where the paper does not repeat it. ``compared``: published numbers stand beside
-    ours."""
+    """A table on one edition of its data, ``main`` on the one that is most like the paper's. ``heads`` are those of
+    :attr:`replicate.report.formats.Sheet.spans`. A row is (labels, cells); a label comes with True where the paper does not
+    repeat it. ``compared``: published numbers stand beside ours."""
 
     id: str
     paper: str
@@ -86,6 +85,7 @@ class View:
     command: str
     filled: bool
     compared: bool
+    main: bool = False
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -108,8 +108,8 @@ class Chapter:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How many numbers have each verdict; stand-ins are not counted."""
-        return sum((view.counts for view in self.views), Counter())
+        """How many numbers have each verdict, each of the paper's once; stand-ins are not counted."""
+        return sum((view.counts for view in self.views if view.main), Counter())
 
     @property
     def preprint(self) -> str:
@@ -126,13 +126,10 @@ def editions(
 ) -> Iterator[tuple[list[Column], dict[str, str]]]:
     """Columns and editions of their data for every view of a table: first the whole table, each source on the edition that is
     most like the paper's, even without Records; then what else there is, stand-ins last. No view mixes editions of a source."""
-    sources = dict.fromkeys(column.data.source for column in table.columns)
-    rank = ("comparable", "other split", "not comparable")
-    found = {s: sorted(store.editions(s), key=lambda e, s=s: rank.index(comparability(s, e))) for s in sources}  # type: ignore[misc]
-    main = {s: next((e for e in found[s] if comparability(s, e) != "not comparable"), OFFICIAL) for s in sources}
+    main = diff.closest(table.columns, store, comparability)
     yield list(table.columns), main
-    for source in sources:
-        for edition in found[source]:
+    for source in main:
+        for edition in store.editions(source):
             if edition != main[source]:
                 yield [column for column in table.columns if column.data.source == source], {source: edition}
     instead = dict.fromkeys(column.data.source for column in table.stand_ins)
@@ -152,17 +149,24 @@ def view(
 ) -> View:
     """One table on one edition of its data; ``other`` as in :func:`replicate.report.counterparts.counterparts`. Raises
     ``BadInput`` for a damaged Record or Measure."""
-    judged_as = {source: comparability(source, edition) for source, edition in edition_of.items()}
+    every = {**diff.closest(table.columns, store, comparability), **edition_of}
+    judged_as = {source: comparability(source, edition) for source, edition in every.items()}
+    beside = diff.judged_beside(table, columns, every)
+    names = {column.name for column in columns}
     replicas: dict[tables.Key, Replica] = {}
+    judged: dict[tables.Key, Replica] = {}
     origins: dict[tuple[tables.Key, str], provenance.Origin] = {}
-    for found in tables.runs(store, paper, table, edition_of=edition_of, columns=columns):
+    for found in tables.runs(store, paper, table, edition_of=every, columns=[*columns, *beside]):
         told = found.replicas(paper, table, "as-published")
+        judged |= told
+        told = {key: replica for key, replica in told.items() if key[2] in names}
         replicas |= told
         for key, replica in told.items():
             for one in filter(None, (replica, replica.cross_fitted)):
                 column = next(column for column in columns if column.name == key[2])
                 origins[key, one.selection] = provenance.origin(paper, table, column, _method(table, key), found.runs, one)
-    rows = diff.compared(paper, table, replicas, replicas, edition_of=edition_of, comparability=judged_as, columns=columns)
+    how: dict[str, Any] = {"edition_of": every, "comparability": judged_as, "columns": columns, "beside": beside}
+    rows = diff.compared(paper, table, replicas, judged, **how)
     compared = any(not column.stand_in and judged_as[column.data.source] != "not comparable" for column in columns)
     numbers = tables.printed(paper, table) if compared or table.descriptive else {}
     own = counterparts.counterparts(table, columns, other, selection="as-published", edition_of=edition_of)
@@ -270,6 +274,8 @@ class _Filling:
         if row is not None:
             difference, interval = diff.apart(row)
             yield "verdict", diff.said(row)
+            if row.best and row.level != replica.best:
+                yield "compared", f"{diff.ours(row)}. {' '.join(diff.how_best([row]))}"
             if difference:
                 yield "difference", difference + (f", 90 % interval {interval}" if interval else "")
         yield from self.origins[key, replica.selection].lines(self.metrics[key[3]])
@@ -327,10 +333,11 @@ def _chapter(
             one = view(paper, table, columns, edition_of, store, comparability, other)
             instead = bool(columns) and all(column.stand_in for column in columns)
             if place == 0 or one.filled:
-                (stand_ins if instead else views).append(one)
+                (stand_ins if instead else views).append(replace(one, main=place == 0))
             if not table.descriptive and not instead:
-                judged_as = {source: comparability(source, edition) for source, edition in edition_of.items()}
-                others += readings.lines(store, paper, table, edition_of=edition_of, comparability=judged_as, columns=columns)
+                every = {**diff.closest(table.columns, store, comparability), **edition_of}
+                judged_as = {source: comparability(source, edition) for source, edition in every.items()}
+                others += readings.lines(store, paper, table, edition_of=every, comparability=judged_as, columns=columns)
             if place == 0 or instead:
                 main |= edition_of
     judged_as = {source: comparability(source, edition) for source, edition in main.items()}
@@ -365,7 +372,7 @@ def render(chapters: Sequence[Chapter], version: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    words = [word for word in VERDICTS if any(chapter.counts[word] for chapter in chapters)]
+    words = [word for word in VERDICTS if any(view.counts[word] for chapter in chapters for view in chapter.views)]
     return environment.get_template("page.html").render(
         chapters=chapters,
         version=version,
