@@ -191,7 +191,7 @@ def test_another_form_of_loss_is_recorded_once_more(short_paper, data_of, record
     assert state.graphs.recorder.captures == steps + evaluations
     focal = replace(row, objective=Objective(Focal(1.0)))
     trained(replace(programme, runs=((2, row), (2, focal))), data, state=state)
-    assert state.graphs.recorder.captures == 2 * steps + evaluations
+    assert state.graphs.recorder.captures == 2 * (steps + evaluations)  # with one graph all go
 
 
 def test_epochs_that_stop_early_share_the_recorded_step(short_paper, data_of, recorded):
@@ -237,8 +237,12 @@ def test_work_that_cannot_be_captured_is_done_all_the_same(monkeypatch):
     work()
     assert int(count) == 1 and recorder.refused == 1
     monkeypatch.setattr(Refusing, "__enter__", lambda self: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
-    with pytest.raises(torch.cuda.OutOfMemoryError):  # fewer cells side by side help, launching does not
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         recorder._captured(work)
+    monkeypatch.setattr(Refusing, "__enter__", lambda self: (_ for _ in ()).throw(RuntimeError("CUDNN_STATUS_ALLOC_FAILED")))
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):  # the same in a library's words
+        recorder._captured(work)
+    assert recorder.refused == 1
 
 
 def test_a_rehearsal_leaves_no_trace():

@@ -12,6 +12,7 @@ no other may wait for the whole device (``torch.cuda.synchronize``): :data:`LOCK
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 import weakref
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from replicate import losses
 from replicate.data.augment import Draws, Feeder
-from replicate.engine.state import State, project
+from replicate.engine.state import State, of_memory, project
 from replicate.engine.step import enter_training, guess, step
 from replicate.grid import Epoch
 from replicate.models import Classifier
@@ -99,14 +100,24 @@ class Recorder:
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 work()
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if of_memory(error):  # fewer cells side by side help, launching does not
+                raise
             self.refused += 1
+            self._give_up_pool()
             reason = (str(error).splitlines() or ["no reason given"])[0]
             warnings.warn(f"a step cannot be captured and is launched kernel by kernel: {reason}", RuntimeWarning, stacklevel=2)
             return work
         return Replay(graph, work)
+
+    def _give_up_pool(self) -> None:
+        """After a capture that failed: up to torch 2.12 the allocator goes on taking this stream's memory from the pool and
+        believes in a capture that never ends, in which nothing is freed and the next one is refused
+        (github.com/pytorch/pytorch/pull/180395)."""
+        if self.device.type == "cuda":
+            with contextlib.suppress(RuntimeError, AttributeError):
+                torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+            self._pool = torch.cuda.graph_pool_handle()
 
 
 def rehearse(work: Work, writes: Sequence[Tensor]) -> None:
@@ -212,9 +223,14 @@ class Graphs:
         momenta = self._momenta_of(state.optimiser) if row.momentum else {}
         fixed = [*_tensors(state.model), *momenta.values(), *([] if state.bound is None else [state.bound])]
         if self._form != form(row) or self._feeder is not feeder or not _same(fixed, self._fixed):
-            self._steps, self._constants = {}, {}
+            self._forget()
             self._form, self._feeder, self._fixed, self._momenta = form(row), feeder, fixed, momenta
         return self._slots
+
+    def _forget(self) -> None:
+        """Drop every graph: with one that goes, torch 2.12 and 2.13 free the workspace of matrix products of all that were
+        captured on its stream, and those that stay would write where it was (github.com/pytorch/pytorch/issues/193402)."""
+        self._steps, self._evaluations, self._constants, self._form = {}, {}, {}, None
 
     def _momenta_of(self, optimiser: SGD) -> dict[Tensor, Tensor]:
         """Momentum of each parameter that is trained. What was restarted begins with zeros, of which the first step makes the
@@ -233,6 +249,8 @@ class Graphs:
         """The class that the network gives each of the examples, int64 [N]; overwritten by the next call for them."""
         fixed, known = _tensors(model), self._evaluations.get(id(examples))
         if known is None or known.examples is not examples or not _same(fixed, known.fixed):
+            if known is not None:
+                self._forget()
             first, found = (
                 torch.zeros(shape, dtype=torch.int64, device=examples.labels.device) for shape in ((), len(examples))
             )
