@@ -487,7 +487,7 @@ class LongTailed(Description):
     mirrored: bool = False  # evaluated images are shown as they are and mirrored, and their logits averaged
 
     def class_counts(self) -> tuple[int, ...]:
-        """Training images of each class [C]."""
+        """Training images of each class [C]. Raises ``ValueError`` for an unknown profile or a class that is left without."""
         return self._counts
 
     @cached_property
@@ -497,10 +497,17 @@ class LongTailed(Description):
         whole = round if self.rounding == "nearest" else int
         if self.profile == "step":
             half = classes // 2
-            return (self.largest,) * half + (whole(self.largest * fraction),) * (classes - half)
-        if self.profile != "exponential":
+            counts = (self.largest,) * half + (whole(self.largest * fraction),) * (classes - half)
+        elif self.profile == "exponential":
+            counts = tuple(whole(self.largest * fraction ** (c / (classes - 1.0))) for c in range(classes))
+        else:
             raise ValueError(f"profile {self.profile!r} is neither 'exponential' nor 'step'")
-        return tuple(whole(self.largest * fraction ** (c / (classes - 1.0))) for c in range(classes))
+        if (least := min(counts)) < 1:  # its prior would be 0, and losses and means over classes not a number
+            raise ValueError(
+                f"class {counts.index(least)} of {self.source} is left without training images by ratio {self.ratio:g} and "
+                f"{self.largest} in the largest class"
+            )
+        return counts
 
     @property
     def images(self) -> int:
@@ -587,7 +594,7 @@ class PhotographFolders(Description):
     validation_shown: int | None = None
 
     def class_counts(self) -> tuple[int, ...]:
-        """Training images of each class [C] by the recipe; a ready folder may have others, under the same groups of classes."""
+        """Training images of each class [C] by the recipe, which a ready folder must have, too."""
         classes = SOURCES[self.source].classes
         return tuple(int(self.largest * (1.0 / self.ratio) ** (c / (classes - 1.0))) for c in range(classes))
 

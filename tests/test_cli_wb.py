@@ -13,7 +13,7 @@ import pytest
 from data_files import write_ready
 from test_cli import assert_refused, call, call_here, call_without_torch, contents, environment, records
 
-from replicate.data.folders import WNIDS
+from replicate.data.folders import RECIPES, WNIDS
 from replicate.report import published
 
 __all__ = ["call_here"]  # a fixture
@@ -148,17 +148,23 @@ def test_list_names_every_table_and_network(tmp_path):
 PHOTOGRAPHS = ("wb", "--table", "9", "--dataset", "mini-imagenet-lt", "--seeds", "0", "--quick", "--data", ".")
 
 
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A hundred classes of photographs of 16x16 pixels, as many to train on as the recipe has."""
+    counts = {"train": RECIPES["mini_imagenet_lt"].class_counts(100), "val": (1,) * 100, "test": (2,) * 100}
+    return write_ready(tmp_path_factory.mktemp("photographs"), WNIDS, counts, side=16)
+
+
 @pytest.fixture
-def photographs(tmp_path):
-    """A hundred classes of photographs of 16x16 pixels."""
-    return write_ready(tmp_path, WNIDS, {"train": (2, *[1] * 99), "val": (1,) * 100, "test": (2,) * 100}, side=16)
+def photographs(tmp_path, ready):
+    return shutil.copytree(ready, tmp_path / ready.name)
 
 
 def test_photographs_are_trained_from_a_ready_folder_and_decoded_once(tmp_path, photographs):
     cache = {"REPLICATE_CACHE": str(tmp_path / "cache")}
     code, out, err = call(tmp_path, *PHOTOGRAPHS, "--method", "WD", "--method", "WD/Add", **cache)
     assert code == 0, err
-    assert "decoded 401 photographs" in err and "quick run of table 9" in out
+    assert "decoded 11,147 photographs" in err and "quick run of table 9" in out
     assert "2 cells: 0 done before, 2 trained now in 1 epoch." in out
     code, out, err = call(tmp_path, *PHOTOGRAPHS, "--method", "WD", "--method", "WB", **cache)
     assert code == 0 and "decod" not in err and "2 cells: 1 done before, 1 trained now in 1 epoch." in out

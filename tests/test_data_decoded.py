@@ -18,8 +18,9 @@ import pytest
 from data_files import photograph
 from PIL import Image
 
+from replicate.data import bounded
 from replicate.data import decoded as room
-from replicate.data.decoded import File, Photographs, cache_folder, decoded, known_edition
+from replicate.data.decoded import File, Photographs, cache_folder, decoded, kept
 from replicate.errors import BadInput
 
 COUNT = 12
@@ -121,6 +122,15 @@ def test_grey_photographs_and_disguised_ones_are_read_in_colour(folder):
         assert np.array_equal(photos[number], as_pillow(str(folder / f"{number:03}.jpg")))
 
 
+def test_grey_photographs_in_16_bits_keep_their_upper_byte(folder):
+    levels = np.array([[0, 255, 256], [511, 30_000, 65_535]], dtype=np.uint16)
+    Image.fromarray(levels).save(folder / "000.jpg", "PNG")
+    with Image.open(folder / "000.jpg") as picture:
+        assert picture.mode.startswith("I")
+    photos, _ = opened(folder)
+    assert np.array_equal(photos[0], np.repeat(np.array([[0, 0, 1], [1, 117, 255]])[:, :, None], 3, axis=2))
+
+
 def test_photographs_from_arrays():
     images = [np.random.default_rng(k).integers(0, 256, (3 + k, 4, 3), dtype=np.uint8) for k in range(3)]
     photos = Photographs.of(images, [2, 0, 1])
@@ -144,7 +154,7 @@ def test_the_fingerprint_follows_names_and_bytes(folder, tmp_path):
 
 
 def test_a_second_start_opens_no_photograph(folder, counted, monkeypatch):
-    assert known_edition("Some", listed(folder)) is None
+    assert kept("Some", listed(folder)) is None
     before, fingerprint = opened(folder)
     assert len(counted) == COUNT
     for path in folder.iterdir():  # as many bytes and the same time, but no photograph: it would show
@@ -154,7 +164,7 @@ def test_a_second_start_opens_no_photograph(folder, counted, monkeypatch):
     monkeypatch.setattr(room, "_open", None)
     after, again = opened(folder)
     assert len(counted) == COUNT
-    assert again == fingerprint == known_edition("Some", listed(folder))
+    assert again == fingerprint == kept("Some", listed(folder))[1]
     assert all(np.array_equal(before[k], after[k]) for k in range(COUNT))
     assert np.array_equal(before.digests, after.digests)
 
@@ -219,7 +229,7 @@ def damages():
 def test_a_damaged_cache_is_made_anew(damage, folder, cache, counted):
     _, before = opened(folder)
     damages()[damage](entries(cache)[0])
-    assert known_edition("Some", listed(folder)) is None
+    assert kept("Some", listed(folder)) is None
     counted.clear()
     photos, after = opened(folder)
     assert len(counted) == COUNT
@@ -301,7 +311,7 @@ def test_a_killed_process_leaves_nothing_that_looks_done(processes, folder, cach
     process.stdout.close()
     left = entries(cache)
     assert [path.name.startswith(".some-") for path in left] == [True]
-    assert known_edition("Some", listed(folder)) is None
+    assert kept("Some", listed(folder)) is None
     for child in decoding:  # children hold the lock until they notice, and these are asleep
         if child != process.pid:
             os.kill(child, signal.SIGKILL)
@@ -391,23 +401,61 @@ def test_damaged_photographs_are_named(content, why, folder, cache):
 def test_a_photograph_that_vanishes(folder):
     files = listed(folder)
     (folder / "005.jpg").unlink()
-    with pytest.raises(BadInput, match=r"005.jpg' cannot be read \(No such file or directory\)"):
+    with pytest.raises(BadInput, match=r"005.jpg' cannot be read \(No such file or directory\); mend that and run this again"):
         decoded("Some", files, stream=io.StringIO())
 
 
 def test_a_cache_that_cannot_be_written(folder, cache, monkeypatch):
     cache.write_bytes(b"a file")
-    message = refused(folder)
-    assert str(cache) in message
-    assert "REPLICATE_CACHE" in message
+    assert f"{str(cache)!r} (File exists); name another folder with REPLICATE_CACHE" in refused(folder)
     cache.unlink()
 
-    def full(paths, into):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    for number, remedy in (
+        (errno.ENOSPC, "free space there or name"),
+        (errno.EDQUOT, "free space there or name"),
+        (errno.EACCES, "mend its permissions or name"),
+        (errno.EROFS, "name"),
+    ):
+        why = OSError(number, os.strerror(number))
+        monkeypatch.setattr(room, "_rows", lambda paths, into, why=why: (_ for _ in ()).throw(why))
+        assert f"({os.strerror(number)}); {remedy} another folder with REPLICATE_CACHE" in refused(folder)
+        assert entries(cache) == []
 
-    monkeypatch.setattr(room, "_rows", full)
-    assert "No space left on device" in refused(folder)
+
+def test_permissions_are_named_where_they_are_in_the_way(folder, monkeypatch):
+    """A superuser, as in a container, is never refused, so the system is made to say so."""
+    for number, remedy in ((errno.EACCES, "mend its permissions"), (errno.EIO, "mend that and run this again")):
+        why = OSError(number, os.strerror(number))
+        with monkeypatch.context() as patch:
+            patch.setattr("builtins.open", lambda *_, why=why: (_ for _ in ()).throw(why))
+            for read in (lambda: room.decode("a.jpg"), lambda: bounded.read(folder / "000.jpg", 1, "")):
+                with pytest.raises(BadInput) as caught:
+                    read()
+                assert str(caught.value).endswith(f"cannot be read ({why.strerror}); {remedy}")
+
+
+def test_processes_that_cannot_be_started(folder, cache, parallel, monkeypatch):
+    begin, begun = room.multiprocessing.get_context("fork").Process.start, []
+
+    def start(process):
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        begun.append(process)
+        begin(process)
+
+    monkeypatch.setattr(room.multiprocessing.get_context("fork").Process, "start", start)
+    told = refused(folder)
+    assert told.startswith(f"processes that decode photographs cannot be started ({os.strerror(errno.EAGAIN)});")
     assert entries(cache) == []
+    assert not begun[0].is_alive()
+
+
+def test_a_process_that_dies_within_a_message_is_told(folder, cache, parallel, monkeypatch):
+    def work(paths, rows, into, end, writer, parent):
+        os.write(writer.fileno(), b"\0\0\1\0cut off")
+
+    monkeypatch.setattr(room, "_work", work)
+    assert "was stopped (exit code 0)" in refused(folder)
 
 
 def test_room_is_asked_for_before_decoding(folder, cache, counted, monkeypatch):
@@ -455,3 +503,23 @@ def test_progress(folder, monkeypatch, cache):
     again = io.StringIO()
     decoded("Some", listed(folder), stream=again)
     assert again.getvalue() == ""
+
+
+class Unheard(Terminal):
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_progress_that_nobody_reads_stops_nothing(folder, monkeypatch):
+    flock, asked = room.fcntl.flock, []
+
+    def busy(file, how):
+        asked.append(how)
+        if len(asked) == 1:
+            raise BlockingIOError
+        flock(file, how)
+
+    monkeypatch.setattr(room.fcntl, "flock", busy)
+    photos, _ = decoded("Some", listed(folder), stream=Unheard())
+    assert len(photos) == COUNT
+    assert len(asked) == 2  # it waited all the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from replicate.protocol import SOURCES
 
 WNIDS = ("n01532829", "n01558993", "n01704323", "n02089867", "n13133613")
 UNEQUAL = ("n01704323", "n02089867")
-COUNTS = {"train": (4, 3, 2, 2, 1), "val": (2,) * 5, "test": (3,) * 5}
+COUNTS = {"train": (8, 5, 4, 2, 2), "val": (2,) * 5, "test": (3,) * 5}  # as TINY trains
 TINY = Recipe(train=8, validation=3, test=4, ratio=4)
 
 
@@ -107,10 +108,48 @@ def test_a_ready_folder(ready, tmp_path):
         assert len(photos) == len(paths)
         for k, path in enumerate(paths):
             assert np.array_equal(photos[k], decoded.decode(str(path))[0])
-    assert not images.drawn
+    assert images.edition == f"{images.fingerprint[:12]}-8x8"
+    assert f"was found ready: edition @{images.edition}, not comparable (all photographs have 8x8 pixels)" in images.notice
+
+
+@pytest.mark.parametrize("side", [223, 224])
+def test_small_copies_of_one_size_are_never_compared(side, ready, tmp_path, monkeypatch):
+    """Whoever made them, and however: of those that are known the edition says it, of others its name."""
+    for path in ready.rglob("*.jpg"):
+        path.write_bytes(photograph(side, side - 40))
+    images = sources.load("mini_imagenet_lt", tmp_path)
+    word = "not comparable" if side == 223 else "other split"
+    assert sources.comparability("mini_imagenet_lt", images.edition) == word and word in images.notice
+    assert images.edition == images.fingerprint[:12] + ("-223x183" if side == 223 else "")
+    known = {("mini_imagenet_lt", images.fingerprint[:12]): ("not comparable", "a known copy")}
+    monkeypatch.setattr(sources, "EDITIONS", known)
+    assert sources.load("mini_imagenet_lt", tmp_path).edition == images.fingerprint[:12]
+    assert [sources._status("mini_imagenet_lt", tmp_path).note] == [
+        f"edition @{images.fingerprint[:12]}, not comparable (a known copy)"
+    ]
+
+
+def test_photographs_of_several_small_sizes_are_another_split(ready, tmp_path):
+    """They are resized as full-size ones are."""
+    (ready / "val" / WNIDS[0] / f"{WNIDS[0]}0000.jpg").write_bytes(photograph(9, 8))
+    images = sources.load("mini_imagenet_lt", tmp_path)
     assert images.edition == images.fingerprint[:12]
-    assert f"was found ready: edition @{images.edition}, other split" in images.notice
     assert sources.comparability("mini_imagenet_lt", images.edition) == "other split"
+
+
+@pytest.mark.parametrize("change", ["fewer", "more"])
+def test_other_training_counts_are_no_mini_imagenet_lt(change, ready, tmp_path):
+    for label in (1, 3):
+        first = sorted((ready / "train" / WNIDS[label]).iterdir())[0]
+        if change == "fewer":
+            first.unlink()
+        else:
+            shutil.copy(first, first.with_name("another.jpg"))
+    told, place = refused(tmp_path), str(ready / "train")
+    found = 4 if change == "fewer" else 6
+    assert f"class {WNIDS[1]} (and 1 more) has {found} photographs in {place!r}, where mini-ImageNet-LT has 5:" in told
+    assert f"or move {str(ready)!r} away" in told
+    assert sources._status("mini_imagenet_lt", tmp_path).state == "unusable"
 
 
 def test_the_edition_follows_every_part(ready, tmp_path):
@@ -197,6 +236,15 @@ def test_other_layouts_are_named(layout, tmp_path):
     assert "is a file where a folder" in message if layout == "file" else "it must hold train, val and test" in message
 
 
+def test_folders_that_the_system_does_not_show(ready, tmp_path, monkeypatch):
+    for number, remedy in ((errno.EACCES, "mend its permissions"), (errno.EIO, "mend that and run this again")):
+        why = OSError(number, os.strerror(number))
+        monkeypatch.setattr(folders.os, "scandir", lambda place, why=why: (_ for _ in ()).throw(why))
+        for look in (folders._folders, folders._photographs):
+            with pytest.raises(BadInput, match=rf"cannot be read \({why.strerror}\); {remedy}$"):
+                look(ready)
+
+
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_classes_that_are_evaluated_are_of_equal_size(part, ready, tmp_path):
     """Accuracy of a group of classes is the mean over its classes: of images only if they are equally many."""
@@ -252,7 +300,6 @@ def test_photographs_drawn_by_the_recipe(imagenet, tmp_path):
         assert np.array_equal(part[1], decoded.decode(str(of_part[1]))[0])
     equal = [{path for path in of_part if path.parent.name not in UNEQUAL} for of_part in told]
     assert not equal[0] & equal[1] | equal[0] & equal[2] | equal[1] & equal[2]
-    assert images.drawn
     assert "was drawn from ImageNet-1k by the recipe" in images.notice
 
 
@@ -267,8 +314,8 @@ def test_the_balanced_set_differs_in_the_last_draw_alone(imagenet, tmp_path):
 
 
 def test_a_ready_folder_comes_first_and_is_no_balanced_set(ready, imagenet, tmp_path):
-    assert not sources.load("mini_imagenet_lt", tmp_path).drawn
-    assert sources.load("mini_imagenet", tmp_path).drawn
+    assert not folders.read("mini_imagenet_lt", tmp_path).drawn
+    assert folders.read("mini_imagenet", tmp_path).drawn
     shutil.rmtree(tmp_path / "imagenet")
     assert "mini-ImageNet is not in" in refused(tmp_path, "mini_imagenet")
 
@@ -381,13 +428,16 @@ def test_classes_that_pass_are_large_enough(least, train, validation, test):
 # --- the split -------------------------------------------------------------------------------------------------------
 
 
-def test_the_parts_are_the_split(ready, tmp_path):
-    images = sources.load("mini_imagenet_lt", tmp_path)
-    made = split(images, MINI_DATA)  # a ready folder has the counts that it has
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("replicate.data.longtail.SOURCES", FIVE)
-        made = split(images, MINI_DATA)
-        shown = split(images, MINI_DATA.shown(test=2, validation=1))
+@pytest.fixture
+def five(monkeypatch):
+    """Protocols on five classes in place of a hundred."""
+    for module in ("replicate.data.longtail", "replicate.protocol"):
+        monkeypatch.setattr(f"{module}.SOURCES", {**SOURCES, **{name: replace(SOURCES[name], classes=5) for name in RECIPES}})
+
+
+def test_the_parts_are_the_split(ready, tmp_path, five):
+    images, data = sources.load("mini_imagenet_lt", tmp_path), replace(MINI_DATA, largest=8, ratio=4)
+    made, shown = split(images, data), split(images, data.shown(test=2, validation=1))
     assert made.class_counts == COUNTS["train"]
     assert made.train_labels.tolist() == images.train_labels.tolist()
     assert len(made.validation_images) == len(made.validation_labels) == 10
@@ -399,15 +449,12 @@ def test_the_parts_are_the_split(ready, tmp_path):
     assert np.array_equal(shown.validation_images[1], made.validation_images[2])
 
 
-FIVE = {**SOURCES, **{name: replace(SOURCES[name], classes=5) for name in RECIPES}}
-
-
-def test_a_drawn_set_must_have_the_protocols_counts(imagenet, tmp_path, monkeypatch):
+@pytest.mark.parametrize("way", ["ready", "imagenet"])
+def test_photographs_must_have_the_protocols_counts(way, request, tmp_path, five):
+    request.getfixturevalue(way)
     images = sources.load("mini_imagenet_lt", tmp_path)
-    for module in ("replicate.data.longtail", "replicate.protocol"):
-        monkeypatch.setattr(f"{module}.SOURCES", FIVE)
     assert split(images, replace(MINI_DATA, largest=8, ratio=4)).class_counts == (8, 5, 4, 2, 2)
-    with pytest.raises(ValueError, match="gives classes of 8 to 2 training images"):
+    with pytest.raises(ValueError, match="mini_imagenet_lt has classes of 8 to 2 training images, not those of the protocol"):
         split(images, replace(MINI_DATA, largest=8, ratio=2))
 
 

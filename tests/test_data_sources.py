@@ -227,6 +227,7 @@ def test_comparability():
     assert sources.comparability("mnist", "0123456789ab") == "other split"
     assert sources.comparability("mini_imagenet_lt", "0123456789ab") == "other split"
     assert sources.comparability("mini_imagenet", "0123456789ab") == "other split"
+    assert sources.comparability("mini_imagenet", "0123456789ab-84x84") == "not comparable"
 
 
 # --- MNIST -----------------------------------------------------------------------------------------------------------
@@ -373,6 +374,8 @@ def test_status_of_photographs(tmp_path, monkeypatch):
     """Nothing is decoded to tell it."""
     wnids = ("n01532829", "n01704323")
     monkeypatch.setattr(folders, "WNIDS", wnids)
+    recipe = folders.Recipe(train=2, ratio=2)
+    monkeypatch.setattr(folders, "RECIPES", {"mini_imagenet": recipe, "mini_imagenet_lt": recipe})
     monkeypatch.setenv("REPLICATE_CACHE", str(tmp_path / "cache"))
 
     def status(source: str = "mini_imagenet_lt") -> sources.Status:
@@ -385,7 +388,8 @@ def test_status_of_photographs(tmp_path, monkeypatch):
     assert "once the photographs are decoded" in told.note
     assert not (tmp_path / "cache").exists()
     edition = sources.load("mini_imagenet_lt", tmp_path).edition
-    assert (status().edition, status().comparability) == (edition, "other split")
+    assert (status().edition, status().comparability) == (edition, "not comparable")
+    assert "all photographs have 8x8 pixels" in status().note
     assert status("mini_imagenet").state == "missing"
     shutil.rmtree(place / "val")
     assert status().state == "unusable"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Final
 
 from replicate.errors import BadInput
+
+#: What the system says of a file or folder whose permissions are in the way.
+DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 
 
 def read(path: Path, largest: int, remedy: str) -> bytes:
@@ -18,4 +23,10 @@ def read(path: Path, largest: int, remedy: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(largest + 1)
     except OSError as error:
-        raise BadInput(f"file {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+        raise unreadable(f"file {str(path)!r}", error) from None
+
+
+def unreadable(what: str, error: OSError) -> BadInput:
+    """What to say of a file or folder that the system does not let this process read."""
+    remedy = "mend its permissions" if error.errno in DENIED else "mend that and run this again"
+    return BadInput(f"{what} cannot be read ({error.strerror or error}); {remedy}")

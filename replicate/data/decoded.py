@@ -5,12 +5,14 @@ all cores, into a cache: one flat file of uint8 pixels, an index, and a small JS
 the whole of it: the file is mapped, a batch touches the pages of its own windows, and lets them go again.
 
 The cache is ``$REPLICATE_CACHE``, else ``$XDG_CACHE_HOME/replicate``, else ``~/.cache/replicate``. It is found again by a
-stamp of the photographs' names, sizes and times of change, which opens none of them.
+stamp of the photographs' names, sizes and times of change, which opens none of them: another file with the name, size and time
+of an old one is not noticed. Inodes would tell, but where each job unpacks its data anew they are new each time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -33,17 +35,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from replicate.data import bounded
 from replicate.errors import BadInput
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["CACHE_VARIABLE", "File", "Photographs", "cache_folder", "decoded", "known_edition"]
+__all__ = ["CACHE_VARIABLE", "File", "Photographs", "cache_folder", "decoded", "kept"]
 
 CACHE_VARIABLE: Final = "REPLICATE_CACHE"
 
 #: Raise it when the files of the cache change their meaning: older ones are then decoded again.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PIXELS, _INDEX, _ABOUT = "pixels", "index.npy", "about.json"
 _ENTRY: Final = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i8"), ("sha256", "u1", (32,))], align=False
@@ -184,7 +187,8 @@ def decoded(title: str, files: Sequence[File], *, stream: TextIO | None = None) 
     (standard error). One process decodes, others that want the same wait for it; one that is killed leaves nothing that
     looks done, and what it leaves is removed by the next.
 
-    Raises ``BadInput`` if a photograph cannot be read as a whole, or the cache cannot be written or is too small.
+    Raises ``BadInput`` if a photograph cannot be read as a whole, the cache cannot be written or is too small, or processes
+    cannot be started.
     """
     stream = sys.stderr if stream is None else stream
     place = _place(title, files)
@@ -199,16 +203,15 @@ def decoded(title: str, files: Sequence[File], *, stream: TextIO | None = None) 
                 _remove_leftovers(place)
             _decode_into(place, title, files, stream)
     except OSError as error:
-        raise _unwritable(place.parent, error.strerror or str(error)) from None
+        raise _unwritable(place.parent, error.strerror or str(error), error.errno) from None
     if (found := _opened(place, len(files))) is None:
         raise _unwritable(place.parent, "what was written cannot be read back")
     return found
 
 
-def known_edition(title: str, files: Sequence[File]) -> str | None:
-    """The fingerprint that :func:`decoded` would tell, if the cache has these photographs; nothing is decoded."""
-    found = _opened(_place(title, files), len(files))
-    return None if found is None else found[1]
+def kept(title: str, files: Sequence[File]) -> tuple[Photographs, str] | None:
+    """What :func:`decoded` would tell, if the cache has these photographs; nothing is decoded."""
+    return _opened(_place(title, files), len(files))
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -267,8 +270,7 @@ def _alone(place: Path, title: str, stream: TextIO) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                stream.write(f"waiting for another process that decodes {title}\n")
-                stream.flush()
+                _tell(stream, f"waiting for another process that decodes {title}\n")
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             yield False
@@ -337,10 +339,15 @@ def _fingerprint(files: Sequence[File], digests: NDArray[np.uint8]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _unwritable(folder: Path, why: str) -> BadInput:
+def _unwritable(folder: Path, why: str, number: int | None = None) -> BadInput:
+    """``number`` is the system's for what went wrong, if it has one."""
+    remedy = ""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free space there or "
+    elif number in bounded.DENIED:
+        remedy = "mend its permissions or "
     return BadInput(
-        f"decoded photographs cannot be kept in {str(folder)!r} ({why}); free space there or name another folder with "
-        f"{CACHE_VARIABLE}"
+        f"decoded photographs cannot be kept in {str(folder)!r} ({why}); {remedy}name another folder with {CACHE_VARIABLE}"
     )
 
 
@@ -353,7 +360,7 @@ def _check_room(folder: Path, files: Sequence[File]) -> None:
     needed = 3 * sum(pixels) * len(files) // max(1, len(pixels))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise _unwritable(folder, f"{needed / 1e9:,.1f} GB needed, {free / 1e9:,.1f} GB free")
+        raise _unwritable(folder, f"{needed / 1e9:,.1f} GB needed, {free / 1e9:,.1f} GB free", errno.ENOSPC)
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -373,12 +380,12 @@ def decode(path: str) -> tuple[NDArray[np.uint8], bytes]:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise BadInput(f"photograph {path!r} cannot be read ({error.strerror}); mend its permissions") from None
+        raise bounded.unreadable(f"photograph {path!r}", error) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which is not used
             with _open(io.BytesIO(data)) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+                pixels = _rgb(picture)
     except Exception as error:
         # Pillow answers damaged files with nearly every built-in exception there is; all mean the same here.
         why = "no JPEG or PNG file" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
@@ -386,6 +393,14 @@ def decode(path: str) -> tuple[NDArray[np.uint8], bytes]:
             f"photograph {path!r} is damaged ({why or type(error).__name__}); replace it by the original JPEG or PNG file"
         ) from None
     return pixels, hashlib.sha256(data).digest()
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """Pixels uint8 [H, W, 3]."""
+    if picture.mode.startswith("I"):  # grey in 16 bits, which Pillow would cut off at 255; of colours it takes the upper byte
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(picture.convert("RGB"))
 
 
 def _rows(paths: Sequence[str], into: Path) -> Iterator[list[_Row]]:
@@ -425,24 +440,30 @@ def _in_processes(paths: Sequence[str], into: Path, workers: int) -> Iterator[li
     # A fork starts at once and needs no guarded main module. It is safe here because the children decode and write, and
     # touch neither torch nor threads; elsewhere than on Linux system libraries may not survive it.
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    end = context.Value("q", 0)
     readers: dict[Connection, Any] = {}
     try:
-        for worker in range(workers):
-            reader, writer = context.Pipe(duplex=False)
-            rows = range(worker, len(paths), workers)
-            process = context.Process(target=_work, args=(paths, rows, into, end, writer, os.getpid()), daemon=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads
-                process.start()
-            writer.close()
-            readers[reader] = process
+        try:
+            end = context.Value("q", 0)
+            for worker in range(workers):
+                reader, writer = context.Pipe(duplex=False)
+                rows = range(worker, len(paths), workers)
+                process = context.Process(target=_work, args=(paths, rows, into, end, writer, os.getpid()), daemon=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads
+                    process.start()
+                writer.close()
+                readers[reader] = process
+        except OSError as error:
+            raise BadInput(
+                f"processes that decode photographs cannot be started ({error.strerror or error}); end others or free memory, "
+                "and run this again"
+            ) from None
         at_work = set(readers)
         while at_work:
             for ready in cast("list[Connection]", wait(list(at_work))):
                 try:
                     told = ready.recv()
-                except EOFError:
+                except (EOFError, OSError):  # the latter within a message
                     readers[ready].join()
                     code = readers[ready].exitcode
                     raise BadInput(
@@ -483,6 +504,13 @@ def _work(paths: Sequence[str], rows: Sequence[int], into: Path, end: Any, write
             writer.send(error)
 
 
+def _tell(stream: TextIO, text: str) -> None:
+    """Say it now. Where nobody listens any more, the work goes on."""
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -512,10 +540,8 @@ class _Count:
         """All are done."""
         self._write(f"decoded {self._total:,} photographs of {self._title} in {time.monotonic() - self._began:,.0f} s")
         if self._live:
-            self._stream.write("\n")
-            self._stream.flush()
+            _tell(self._stream, "\n")
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"\r\033[K{line}" if self._live else f"{line}\n")
-        self._stream.flush()
+        _tell(self._stream, f"\r\033[K{line}" if self._live else f"{line}\n")
         self._written_at = time.monotonic()

@@ -4,7 +4,7 @@ The hundred classes of mini-ImageNet (O. Vinyals et al., "Matching Networks for 
 classes, named by their WordNet ids; the label of a class is its place in ascending order. Two layouts are read:
 
 ``mini-imagenet-lt/{train,val,test}/WNID/*.jpg``
-    The three parts as they are found; every class must have photographs in each.
+    The three parts as they are found; every class must have as many training photographs as the recipe gives it.
 
 ``imagenet/train/WNID/*.JPEG``
     ImageNet-1k's training photographs, of which the parts are drawn by the recipe of the code released with Hasegawa and
@@ -25,11 +25,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from replicate.data.decoded import File, Photographs, decoded, known_edition
+from replicate.data import bounded
+from replicate.data.decoded import File, Photographs, decoded, kept
 from replicate.errors import BadInput
 from replicate.protocol import SOURCES
 
-__all__ = ["PARTS", "RECIPES", "UNEQUAL", "WNIDS", "Parts", "Recipe", "draw", "edition", "is_there", "read"]
+__all__ = ["PARTS", "RECIPES", "UNEQUAL", "WNIDS", "Parts", "Recipe", "draw", "found", "is_there", "read"]
 
 PARTS: Final = ("train", "val", "test")
 
@@ -97,21 +98,26 @@ def read(source: str, folder: Path | None, recipe: Recipe | None = None) -> Part
     """The photographs of ``"mini_imagenet_lt"`` or ``"mini_imagenet"`` in ``folder``, decoded at the first time.
 
     ``recipe`` replaces the one of :data:`RECIPES`. Raises ``BadInput`` if there is no such folder, it has another layout,
-    classes are missing, unknown, empty or too small, or a photograph is damaged; all but the last before one is opened.
+    classes are missing, unknown, empty or of another size, or a photograph is damaged; all but the last before one is opened.
     """
     files, drawn = _listed(source, folder, recipe or RECIPES[source])
-    photographs, fingerprint = decoded(SOURCES[source].title, [file for part in files for file in part])
+    return _divided(decoded(SOURCES[source].title, [file for part in files for file in part]), files, drawn)
+
+
+def found(source: str, folder: Path | None) -> Parts | None:
+    """What :func:`read` would tell, or None if the photographs were not decoded yet; opens none.
+
+    Raises ``BadInput`` as :func:`read` does, but for damaged photographs."""
+    files, drawn = _listed(source, folder, RECIPES[source])
+    told = kept(SOURCES[source].title, [file for part in files for file in part])
+    return None if told is None else _divided(told, files, drawn)
+
+
+def _divided(told: tuple[Photographs, str], files: tuple[list[File], ...], drawn: bool) -> Parts:
+    photographs, fingerprint = told
     ends = np.cumsum([0, *map(len, files)])
     train, validation, test = (photographs.take(np.arange(ends[k], ends[k + 1])) for k in range(3))
     return Parts(train, validation, test, fingerprint, drawn)
-
-
-def edition(source: str, folder: Path | None) -> str | None:
-    """The fingerprint that :func:`read` would tell, or None if the photographs were not decoded yet; opens none.
-
-    Raises ``BadInput`` as :func:`read` does, but for damaged photographs."""
-    files, _ = _listed(source, folder, RECIPES[source])
-    return known_edition(SOURCES[source].title, [file for part in files for file in part])
 
 
 def is_there(source: str, folder: Path) -> bool:
@@ -132,13 +138,14 @@ def _listed(source: str, folder: Path | None, recipe: Recipe) -> tuple[tuple[lis
     if folder is None:
         raise BadInput(f"{title} needs a data folder and none is named; {remedy}")
     if ready and (folder / ready).exists():
-        return _ready(folder / ready), False
+        return _ready(folder / ready, title, recipe), False
     if (folder / IMAGENET).exists():
         return _drawn(folder / IMAGENET, recipe), True
     raise BadInput(f"{title} is not in {str(folder)!r}; {remedy}")
 
 
-def _ready(place: Path) -> tuple[list[File], ...]:
+def _ready(place: Path, title: str, recipe: Recipe) -> tuple[list[File], ...]:
+    tail = dict(zip(WNIDS, recipe.class_counts(len(WNIDS)), strict=True))
     remedy = f"it must hold {', '.join(PARTS[:-1])} and {PARTS[-1]}, each with a folder for each of the {len(WNIDS)} classes"
     held = _folders(place)
     if lacking := [part for part in PARTS if part not in held]:
@@ -158,6 +165,12 @@ def _ready(place: Path) -> tuple[list[File], ...]:
             names = _photographs(place / part / wnid)
             counts[wnid] = len(names)
             files += [_file(place / part / wnid, name, part, label) for name in names]
+        if part == PARTS[0] and (odd := [wnid for wnid in WNIDS if counts[wnid] != tail[wnid]]):
+            # Under other counts it is another problem, whose numbers say nothing about the published ones.
+            raise BadInput(
+                f"class {odd[0]}{_more(odd)} has {counts[odd[0]]:,} photographs in {str(place / part)!r}, where {title} has "
+                f"{tail[odd[0]]:,}: add or remove some, or move {str(place)!r} away"
+            )
         usual = Counter(counts.values()).most_common(1)[0][0]
         if part != PARTS[0] and (odd := [wnid for wnid in WNIDS if counts[wnid] != usual]):
             # Accuracy over a group of classes is counted over its images, which is the mean over classes only if they are
@@ -193,7 +206,7 @@ def _folders(place: Path) -> set[str]:
     except NotADirectoryError:
         raise BadInput(f"{str(place)!r} is a file where a folder of photographs is expected; move it away") from None
     except OSError as error:
-        raise BadInput(f"folder {str(place)!r} cannot be read ({error.strerror}); mend its permissions") from None
+        raise bounded.unreadable(f"folder {str(place)!r}", error) from None
 
 
 def _photographs(place: Path) -> list[str]:
@@ -202,7 +215,7 @@ def _photographs(place: Path) -> list[str]:
         with os.scandir(place) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except OSError as error:
-        raise BadInput(f"folder {str(place)!r} cannot be read ({error.strerror}); mend its permissions") from None
+        raise bounded.unreadable(f"folder {str(place)!r}", error) from None
     if not names:
         raise BadInput(f"the folder of class {place.name}, {str(place)!r}, is empty; put its photographs there")
     if foreign := [name for name in names if not name.lower().endswith(_SUFFIXES)]:

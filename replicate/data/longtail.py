@@ -52,7 +52,7 @@ def split(images: Images, data: Data) -> Split:
     """The images that ``data`` describes, of the data set that was read.
 
     Raises ``ValueError`` if ``data`` is about another data set or another kind of images, names an unknown subset or
-    rounding, or asks for more images than a class has.
+    rounding, or asks for more images than a class has, or, of photographs, for another number.
     """
     if data.source != images.source:
         raise ValueError(f"a protocol on {data.source} was given the images of {images.source}")
@@ -174,8 +174,8 @@ def _found(images: Images, data: PhotographFolders) -> Split:
         raise ValueError(f"a protocol on photographs was given images of {images.source} that are none")
     classes = SOURCES[data.source].classes
     counts = _counted(train.labels, classes)
-    if images.drawn and counts != data.class_counts():
-        raise ValueError(f"the recipe of {data.source} gives classes of {counts[0]} to {counts[-1]} training images, not those")
+    if counts != data.class_counts():
+        raise ValueError(f"{data.source} has classes of {counts[0]} to {counts[-1]} training images, not those of the protocol")
     test = test.take(_first(test.labels, data.test_shown, classes))
     validation = validation.take(_first(validation.labels, data.validation_shown, classes))
     return Split(

@@ -4,7 +4,7 @@ CIFAR is A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
 https://www.cs.toronto.edu/~kriz/cifar.html ("python version"). MNIST is the four files of Y. LeCun, C. Cortes and
 C. Burges, laid out as torchvision does. Photographs are read by :mod:`replicate.data.folders`. Which copy of a data set was
 read is its *edition*: ``official`` if every file has the published MD5 sum, else the first twelve hex digits of the
-content's fingerprint.
+content's fingerprint. Small copies of photographs add their size: ``0123456789ab-84x84``.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class Images:
 
     ``train_images`` and ``test_images`` are uint8 [N, C, H, W], ``train_labels`` and ``test_labels`` int64 [N], all in
     the order of the files. Digits have no test set of their own: its test arrays are empty. Photographs stand class by
-    class and are :class:`~replicate.data.decoded.Photographs` instead of arrays; they alone come with validation images,
-    and ``drawn`` says that the parts were drawn by a recipe rather than found.
+    class and are :class:`~replicate.data.decoded.Photographs` instead of arrays; they alone come with validation images.
     ``fingerprint`` is the sha256 of all arrays, or of the photographs' names and files; ``notice`` is a line for the user
     if the files are not the official ones.
     """
@@ -82,7 +81,6 @@ class Images:
     notice: str | None = None
     validation_images: Photographs | None = None
     validation_labels: NDArray[np.int64] | None = None
-    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,9 @@ def load(source: str, folder: Path | None) -> Images:
 def _judged(source: str, edition: str) -> str:
     """An edition that is not official, what its numbers are good for, and why."""
     told = EDITIONS.get((source, edition))
-    return f"edition @{edition}, {comparability(source, edition)}{f' ({told[1]})' if told else ''}"
+    size = edition.partition("-")[2]
+    why = told[1] if told else size and f"all photographs have {size} pixels"
+    return f"edition @{edition}, {comparability(source, edition)}{f' ({why})' if why else ''}"
 
 
 def _path(place: Path, name: str, archive: Archive | LooseFiles) -> Path:
@@ -300,7 +300,7 @@ def _loose(source: str, place: Path, archive: LooseFiles, part: str) -> tuple[ND
 
 def _photographs(source: str, folder: Path | None) -> Images:
     parts = folders.read(source, folder)
-    edition = parts.fingerprint[:12]
+    edition = _edition(source, parts)
     how = "drawn from ImageNet-1k by the recipe, with a seed of ours" if parts.drawn else "found ready"
     return Images(
         source,
@@ -313,8 +313,16 @@ def _photographs(source: str, folder: Path | None) -> Images:
         f"{SOURCES[source].title} in {str(folder)!r} was {how}: {_judged(source, edition)}",
         parts.validation,
         parts.validation.labels,
-        parts.drawn,
     )
+
+
+def _edition(source: str, parts: folders.Parts) -> str:
+    """The edition of photographs. Unknown ones that are trained at their own size have it in their name: later it alone is
+    there to judge them by."""
+    edition, size = parts.fingerprint[:12], parts.train.one_size
+    if (source, edition) in EDITIONS or size is None or max(size) >= SOURCES[source].side:
+        return edition
+    return f"{edition}-{size[0]}x{size[1]}"
 
 
 def _check_counts(source: str, place: Path, split: str, labels: NDArray[np.int64], each: int) -> None:
@@ -368,13 +376,15 @@ def fingerprint(*arrays: NDArray[Any]) -> str:
 
 def comparability(source: str, edition: str) -> str:
     """Whether levels measured on this edition can stand beside published ones: ``"comparable"``, ``"other split"``
-    (differences can, levels cannot) or ``"not comparable"`` (stand-in data). Unknown editions are other splits."""
+    (differences can, levels cannot) or ``"not comparable"`` (stand-in data, small copies). Unknown editions of full size are
+    other splits."""
     if source == "digits":
         return "not comparable"
     if edition == OFFICIAL:
         return "comparable"
-    told = EDITIONS.get((source, edition))
-    return told[0] if told else "other split"
+    if told := EDITIONS.get((source, edition)):
+        return told[0]
+    return "not comparable" if "-" in edition else "other split"
 
 
 @dataclass(frozen=True)
@@ -401,10 +411,10 @@ def status(folder: Path | None) -> tuple[Status, ...]:
 def _status(source: str, folder: Path | None) -> Status:
     try:
         if source in folders.RECIPES:
-            if (mark := folders.edition(source, folder)) is None:
+            if (parts := folders.found(source, folder)) is None:
                 note = "the edition is known once the photographs are decoded, which the first training on them does"
                 return Status(source, "present", None, None, note)
-            edition = mark[:12]
+            edition = _edition(source, parts)
             return Status(source, "present", edition, comparability(source, edition), _judged(source, edition))
         images = load(source, folder)
     except BadInput as error:
