@@ -136,6 +136,15 @@ def test_windows_are_torchvisions(sizes, area, shape, seed):
     assert (left + columns <= np.array(sizes)[:, 1]).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_precision_of_a_network_does_not_resize(mixed, dtype):
+    made = PhotographFeeder(mixed, DATA, CROP)
+    draws = made.draw(torch.arange(6), generator(2))
+    with torch.autocast("cpu", dtype=dtype):
+        inside = made.batch(draws, 0, 6), made.plain(0, 3)
+    assert torch.equal(inside[0], made.batch(draws, 0, 6)) and torch.equal(inside[1], made.plain(0, 3))
+
+
 def test_windows_are_spread_as_described():
     count = 20_000
     draw = np.random.default_rng(0)

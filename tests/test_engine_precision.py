@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from training import assert_equal, run, through, told
 
+from papers import wb
 from papers.unified_bound import PAPER
 from replicate import grid
 from replicate.cli.run import run_command
@@ -17,6 +18,10 @@ from replicate.engine.cell import train_cell
 from replicate.engine.loop import DeviceData, Diverged
 from replicate.errors import BadInput
 from replicate.grid import PRECISIONS
+from replicate.measures import relu_fdr, training_logits
+from replicate.measures.features import training_features
+from replicate.measures.fisher import fisher_discriminant_ratio
+from replicate.measures.logits import evaluated_logits, image_logits
 from replicate.protocol import CrossEntropy, Objective
 from replicate.record import Store
 from replicate.report import checklist, tables
@@ -153,6 +158,42 @@ def test_losses_are_computed_in_32_bit_floats_and_passes_are_not(short_paper, da
     loop.step(state, images, data.train_labels[:8], loss_of, None)
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
     assert loop.views_of(state.model, data.test).dtype == torch.float32
+
+
+def test_evaluations_and_measures_share_one_arithmetic(short_paper, data):
+    """Backbone in 16 bits, head in 32: as adjustments and classifiers on a frozen backbone have it."""
+    cell, seen = cell_of(short_paper, "bfloat16"), []
+    entered(cell)
+    state = loop.start(cell.programme, 0, CPU)
+    loop.train_epoch(state, cell.programme.epoch(1), data, 0)
+    model, test = state.model.eval(), data.test
+    with torch.inference_mode():
+        told = evaluated_logits(model, test)
+        halves = model.backbone.register_forward_hook(lambda layer, inputs, features: seen.append(features.dtype))
+        found = torch.cat([loop.guess(model, test.views(*some)) for some in test.batches()])
+        trained = model.head(training_features(model, data))
+    assert torch.equal(loop.correct_counts(found == test.labels, test, data.classes), state.history.test[-1])
+    assert torch.equal(found, told.argmax(dim=1))
+    assert image_logits(model, test, 5) == pytest.approx(told[5].tolist(), rel=1e-5)  # another number of images at a time
+    torch.testing.assert_close(training_logits(state, data), trained)
+    assert set(seen) == {torch.bfloat16}
+    halves.remove()
+    with torch.inference_mode(), numerics.forward(CPU):
+        assert model(test.views(5, 6)[0])[0].tolist() != pytest.approx(told[5].tolist(), rel=1e-5)  # a head in 16 bits
+
+
+def test_steps_of_a_perceptron_are_measured_in_the_precision_of_its_passes(digits):
+    cell = grid.cells(wb.PAPER, "figure2", columns=[wb.MLP_DIGITS], methods=["WD"], precision="bfloat16")[0]
+    entered(cell)
+    data = DeviceData(split(digits, cell.programme.start.data), cell.programme, CPU)
+    backbone = loop.start(cell.programme, 0, CPU).model.eval().backbone
+    images, labels = data.test.feeder.plain(0, 600), data.test.labels
+    told = relu_fdr.relu_fdr(backbone, images, labels)[-1]["fdr"]
+    with torch.inference_mode():
+        exact = fisher_discriminant_ratio(backbone(images), labels)
+        with numerics.forward(CPU):
+            features = backbone(images)
+    assert told == fisher_discriminant_ratio(features.float(), labels) != exact
 
 
 # --- the constant scale of losses in float16 --------------------------------------------------------------------------

@@ -239,8 +239,10 @@ def resized(block: Tensor, resizing: Resizing, size: tuple[int, int]) -> Tensor:
     # [B, H*3, W] x [B, W, width], then [B, height, H] x [B, H, 3*width].
     planes = block.permute(0, 1, 3, 2).to(torch.float32, memory_format=torch.contiguous_format)
     planes = planes.view(count, rows * channels, columns)
-    narrowed = _levels(*(torch.bmm(planes, part.transpose(1, 2)) for part in across)).view(count, rows, channels * width)
-    made = _levels(*(torch.bmm(part, narrowed) for part in down)).view(count, height, channels, width)
+    # Sums of whole numbers, exact in 32-bit floats: the precision that a network is evaluated in is none of theirs.
+    with torch.autocast(block.device.type, enabled=False):
+        narrowed = _levels(*(torch.bmm(planes, part.transpose(1, 2)) for part in across)).view(count, rows, channels * width)
+        made = _levels(*(torch.bmm(part, narrowed) for part in down)).view(count, height, channels, width)
     return made.permute(0, 1, 3, 2).contiguous()
 
 

@@ -87,10 +87,20 @@ def perturb(parameters: Sequence[Tensor], radius: float | Tensor) -> list[Tensor
     return kept
 
 
+def logits_of(model: Classifier, images: Tensor) -> Tensor:
+    """Logits [B, C] of images [B, channels, H, W] for an evaluation: of the backbone's features by the head in 32-bit floats,
+    whatever the precision of the backbone's pass, as adjustments and classifiers on a frozen backbone have them."""
+    with numerics.forward(images.device):
+        features, logits = model.both(images)
+        halved = torch.is_autocast_enabled(images.device.type)
+    if halved:  # the head once more, which costs little beside the backbone
+        logits = model.head(numerics.widened(features))
+    return logits
+
+
 def guess(model: Classifier, views: Sequence[Tensor]) -> Tensor:
     """The class [B] with the largest mean of the logits of all views of an image, each [B, channels, H, W]."""
-    with numerics.forward(views[0].device):
-        logits, *others = [model(images) for images in views]
+    logits, *others = [logits_of(model, images) for images in views]
     for other in others:
         logits = logits + other  # the mean of two ranks as their sum
     classes: Tensor = logits.argmax(dim=1)

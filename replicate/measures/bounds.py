@@ -11,6 +11,7 @@ from torch import Tensor
 from replicate import losses
 from replicate.engine.loop import DeviceData, evaluation_batches
 from replicate.engine.state import State
+from replicate.engine.step import logits_of
 from replicate.grid import Cell
 from replicate.protocol import LDAM, Objective, VectorScaling
 
@@ -84,4 +85,4 @@ def training_logits(state: State, data: DeviceData) -> Tensor:
     """Logits [N, C] of the training images in their stored order, in evaluation mode without augmentation."""
     model = state.model.eval()
     feeder = data.train(None)
-    return torch.cat([model(feeder.plain(first, last)) for first, last in evaluation_batches(feeder)])
+    return torch.cat([logits_of(model, feeder.plain(first, last)) for first, last in evaluation_batches(feeder)])

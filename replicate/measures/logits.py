@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from replicate.engine.loop import DeviceData, Examples, views_of
 from replicate.engine.state import State
+from replicate.engine.step import logits_of
 from replicate.grid import Cell
 from replicate.measures.features import class_counts
 from replicate.models import Classifier
@@ -33,6 +34,8 @@ def logit_statistics(
 
     In float64, to :data:`DIGITS` significant digits. None where there is nothing to take a mean of.
     """
+    # On a GPU the order in which weighted counts add up is not fixed.
+    logits, labels, weight, bias = logits.cpu(), labels.cpu(), weight.cpu(), None if bias is None else bias.cpu()
     counts = class_counts(labels, classes).double()
     others = len(labels) - counts
     of_truth = labels[:, None]
@@ -89,7 +92,7 @@ def evaluated_logits(model: Classifier, examples: Examples) -> Tensor:
 def image_logits(model: Classifier, examples: Examples, place: int) -> list[float]:
     """Logits [C] of one of the examples, as :func:`evaluated_logits` has them."""
     model.eval()
-    views = [model(images)[0] for images in examples.views(place, place + 1)]
+    views = [logits_of(model, images)[0] for images in examples.views(place, place + 1)]
     return [float(logit) for logit in torch.stack(views).mean(dim=0)]
 
 

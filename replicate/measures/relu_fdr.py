@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from replicate.engine import numerics
 from replicate.engine.loop import DeviceData, start
 from replicate.engine.state import State
 from replicate.grid import Cell
@@ -35,10 +36,11 @@ def relu_fdr(backbone: Stepwise, images: Tensor, labels: Tensor) -> list[dict[st
 
     Source: Fig. 2 of Hasegawa and Sato, and ``calc_cos_stsatistics`` in ``experiments.py`` of the code released with it."""
     labels = labels.cpu()
-    return [
-        {"step": name, "fdr": fisher_discriminant_ratio(functional.relu(output).flatten(1).cpu(), labels)}
-        for name, output in backbone.steps(images)
-    ]
+    with numerics.forward(images.device):  # the ratio is in float64, which autocast leaves as it is
+        return [
+            {"step": name, "fdr": fisher_discriminant_ratio(numerics.widened(functional.relu(output)).flatten(1).cpu(), labels)}
+            for name, output in backbone.steps(images)
+        ]
 
 
 def applies(cell: Cell) -> bool:
