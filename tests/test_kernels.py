@@ -2,8 +2,10 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,3 +263,97 @@ def test_kernels_are_compiled_once(tmp_path, monkeypatch):
     kernels.library.cache_clear()
     assert compiled == [1]
     assert [path.suffix for path in (tmp_path / "replicate").iterdir()] == [".so"]
+
+
+@pytest.fixture
+def afresh(tmp_path, monkeypatch):
+    """What is found out anew, with a cache and temporary files of one's own: names of the folders compiled into, in order. In
+    place of compiling, the library that is there is copied."""
+    kernels.library.cache_clear()
+    made = Path(kernels.library()._name)
+    kernels.library.cache_clear()
+    compiled = []
+
+    def compile_(compiler, path):
+        compiled.append(path.parent.name)
+        shutil.copy(made, path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+    monkeypatch.setattr(kernels, "_compile", compile_)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels.tempfile, "gettempdir", lambda: str(tmp_path))
+    yield compiled
+    kernels.library.cache_clear()
+
+
+OWN = f"replicate-{os.getuid()}"
+
+
+def test_a_damaged_library_is_compiled_anew(afresh, tmp_path, monkeypatch):
+    name = Path(kernels.library()._name).name
+    kernels.library.cache_clear()
+    damaged = tmp_path / "other" / "replicate" / name  # another place: a name that is loaded is not opened again
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert kernels.library()._name == str(damaged)
+    assert afresh == ["replicate", "replicate"]
+
+
+@pytest.mark.parametrize("fault", ["not run from", "not written to", "not there"])
+def test_where_the_cache_does_not_serve_temporary_files_do(fault, afresh, tmp_path, monkeypatch):
+    load, compile_ = kernels.ctypes.CDLL, kernels._compile
+    unfit = str(tmp_path / "cache")
+
+    def refused(path, **options):
+        if str(path).startswith(unfit):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path, **options)
+
+    def unwritable(compiler, path):
+        if str(path).startswith(unfit):
+            raise PermissionError
+        compile_(compiler, path)
+
+    if fault == "not run from":
+        monkeypatch.setattr(kernels.ctypes, "CDLL", refused)
+    elif fault == "not written to":
+        monkeypatch.setattr(kernels, "_compile", unwritable)
+    else:
+        Path(unfit).write_bytes(b"in the way")
+    for _ in range(2):
+        assert kernels.library() is not None
+        kernels.library.cache_clear()
+    assert afresh == (["replicate", OWN] if fault == "not run from" else [OWN])  # and not once more at the second start
+
+
+def test_another_users_folder_is_left_alone(afresh, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_bytes(b"in the way")
+    (tmp_path / "replicate-4242").mkdir()
+    monkeypatch.setattr(kernels.os, "getuid", lambda: 4242 if os.geteuid() != 4242 else 4243)
+    assert kernels.library() is None
+    assert afresh == []
+
+
+def test_a_relative_cache_is_ignored(afresh, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert kernels.library() is not None
+    assert not (tmp_path / "here").exists()
+    assert len(list((tmp_path / "home" / ".cache" / "replicate").iterdir())) == 1
+
+
+def test_a_compiler_that_cannot_be_read_is_none(afresh, monkeypatch):
+    monkeypatch.setenv("CC", "gcc 'unbalanced")
+    assert kernels.library() is None
+
+
+def test_mapped_files_may_have_any_name(tmp_path, monkeypatch):
+    found = kernels._openmp()
+    maps = tmp_path / "maps"
+    maps.write_bytes(
+        b"7f00-7f01 r--p 00000000 00:00 7    /data/\xe9t\xe9.bin\n7f02-7f03 r--p 00000000 00:00 8    %s\n" % found.encode()
+    )
+    monkeypatch.setattr(kernels, "_MAPS", maps)
+    assert kernels._openmp() == found

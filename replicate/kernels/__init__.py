@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,8 @@ import torch
 _SOURCE = Path(__file__).with_name("kernels.c")
 #: Where Linux describes the machine's processors.
 _PROCESSORS = Path("/proc/cpuinfo")
+#: Where Linux tells the files that this process has mapped.
+_MAPS = Path("/proc/self/maps")
 #: Contracted products and sums are at least as exact as single ones; nothing that assumes finite numbers or reorders sums.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-fPIC", "-fopenmp")
 
@@ -33,7 +36,11 @@ _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-fPIC", "
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None on a machine that cannot compile or load them."""
-    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or ""]
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # a quote that does not end
+        return None
+    compiler = named or [shutil.which("cc") or shutil.which("gcc") or ""]
     runtime = _openmp()
     if not shutil.which(compiler[0]) or runtime is None:
         return None
@@ -41,14 +48,18 @@ def library() -> ctypes.CDLL | None:
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
         built = compiler, _FLAGS, processor("flags", "Features")  # the last is what -march=native depends on
         text = _SOURCE.read_bytes() + version + repr(built).encode()
-        path = _folder() / f"kernels-{hashlib.sha256(text).hexdigest()[:20]}.so"
-        if not path.exists():
-            _compile(compiler, path)
+        name = f"kernels-{hashlib.sha256(text).hexdigest()[:20]}.so"
         # Their calls into OpenMP must find the framework's own threads: two runtimes would fight for the cores.
         ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-        return ctypes.CDLL(str(path))
+        for kept in (True, False):
+            for folder in _folders():
+                with contextlib.suppress(OSError):  # missing, damaged, or in a folder that nothing is run from
+                    if not kept:
+                        _compile(compiler, folder / name)
+                    return ctypes.CDLL(str(folder / name))
     except (OSError, subprocess.SubprocessError):
-        return None
+        pass
+    return None
 
 
 def _compile(compiler: list[str], path: Path) -> None:
@@ -63,20 +74,20 @@ def _compile(compiler: list[str], path: Path) -> None:
         os.replace(made, path)
 
 
-def _folder() -> Path:
-    """Where compiled kernels are kept between runs: the user's cache or, where that cannot be written to, a folder of the
-    user's own beside other temporary files. Raises ``OSError`` if there is neither."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = Path(home) / "replicate" if home else Path.home() / ".cache" / "replicate"
+def _folders() -> Iterator[Path]:
+    """Where compiled kernels are kept between runs: the user's cache and, where that does not serve, a folder of the user's own
+    beside other temporary files. Those that cannot be made are left out."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home folder
+        # Relative ones are to be ignored, says the XDG specification.
+        folder = Path(home) / "replicate" if os.path.isabs(home) else Path.home() / ".cache" / "replicate"
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    folder = Path(tempfile.gettempdir()) / f"replicate-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # nobody else's code is loaded
-        raise PermissionError(f"{folder} is another user's")
-    return folder
+        yield folder
+    with contextlib.suppress(OSError):
+        folder = Path(tempfile.gettempdir()) / f"replicate-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():  # nobody else's code is loaded
+            yield folder
 
 
 def processor(*entries: str) -> str:
@@ -92,7 +103,8 @@ def processor(*entries: str) -> str:
 def _openmp() -> str | None:
     """The OpenMP runtime that the framework has loaded; None where it has none that is known here."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        # Names of files are bytes of any kind.
+        for line in _MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             path = line.split(maxsplit=5)[-1]
             if Path(path).name.startswith(("libgomp", "libiomp5", "libomp.")):
                 return path
