@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 NAME = re.compile(r"(?P<key>[0-9a-f]{24})-s(?P<seed>\d+)\.json")
+#: Name of a file that :func:`write_atomically` writes first.
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
+#: A temporary file that is older was left by a process that was killed.
+_LEFT_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -38,6 +44,10 @@ class Record:
     ``adjusted``, where the method ends in an adjustment, holds ``parameter`` (``tau`` or ``gamma``), its ``values`` and, for
     the state that was handed over (``handed over``) and for the last one (``last``), the ``epoch`` and correct counts for every
     value: ``validation[group]`` and ``test[half][group]``. The curves are those of the training before it.
+
+    ``environment`` is that of the process which finished the cell. Where epochs came from checkpoints that others made, with
+    another device, mode, version or commit, ``stretches`` has [first epoch, environment] of each stretch, as far as checkpoints
+    tell; it is empty, and in no file, where there is nothing more to tell.
     """
 
     key: str
@@ -59,6 +69,7 @@ class Record:
     failed: dict[str, Any] | None = None
     stage_starts: list[int] = field(default_factory=lambda: [1])
     adjusted: dict[str, Any] | None = None
+    stretches: list[Any] = field(default_factory=list)
     format: int = FORMAT
 
     @classmethod
@@ -174,13 +185,50 @@ def _json(value: Any) -> bytes:
 
 
 def seeds_in(folder: str) -> Mapping[str, Set[int]]:
-    """Seeds with a Record in one folder, by the first 24 digits of the programme key."""
+    """Seeds with a Record in one folder, by the first 24 digits of the programme key. Raises ``BadInput`` if it may not be
+    read."""
     found: dict[str, set[int]] = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(folder):
-            if match := NAME.fullmatch(name):
-                found.setdefault(match["key"], set()).add(int(match["seed"]))
+    for name in _names(Path(folder)):
+        if match := NAME.fullmatch(name):
+            found.setdefault(match["key"], set()).add(int(match["seed"]))
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the files in a folder; none where there is no such folder. Raises ``BadInput`` if it may not be read."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable("folder", folder, error) from None
+
+
+def exists(path: Path) -> bool:
+    """Whether a file is there. Raises ``BadInput`` if its folder may not be read."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise unreadable("file", path, error) from None
+
+
+def unreadable(what: str, path: Path, error: OSError) -> BadInput:
+    """The line for what is there and may not be read, or has no possible name."""
+    return BadInput(f"{what} {str(path)!r} cannot be read ({error.strerror}); mend its permissions, or name another folder")
+
+
+def require_writable(folder: Path, what: str, option: str) -> None:
+    """Make a folder where there is none. Raises ``BadInput``, which says ``what`` it is for and by which ``option`` another one
+    is named, if nothing can be written there."""
+    probe = folder / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{what} {str(folder)!r} is not writable ({error.strerror}); name a folder you may write to with {option}"
+        ) from None
 
 
 class Store:
@@ -198,24 +246,25 @@ class Store:
         self._index = index
 
     def require_writable(self) -> None:
-        """Raises ``BadInput`` if nothing can be written there."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise BadInput(
-                f"store {str(self.root)!r} is not writable ({error.strerror}); name a folder you may write to with --store"
-            ) from None
+        """Raises ``BadInput`` if nothing can be written there; removes what killed processes left half written."""
+        require_writable(self.root, "store", "--store")
+        for folder, _, names in itertools.chain.from_iterable(
+            os.walk(self.root / kind) for kind in ("records", "measures", "checkpoints", "index")
+        ):
+            for name in filter(_TEMPORARY.fullmatch, names):
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                        path.unlink()
 
     def editions(self, source: str) -> list[str]:
         """Editions of a data set that Records exist for, official first."""
+        begins = f"{source}@"
         found = {
-            path.name.partition("@")[2]
+            name.removeprefix(begins)
             for root in (self.root, *self.also)
-            for path in root.glob(f"records/{source}@*")
-            if path.is_dir()
+            for name in _names(root / "records")
+            if name.startswith(begins) and os.path.isdir(root / "records" / name)
         }
         return sorted(found, key=lambda edition: (edition != "official", edition))
 
@@ -241,7 +290,7 @@ class Store:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    raise BadInput(f"Record {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+                    raise unreadable("Record", path, error) from None
                 record = parse(path, text)
             if record.key != cell_key(programme_key, seed):
                 raise _damaged(Path(folder, name), "its key is another cell's")
@@ -253,19 +302,27 @@ class Store:
         return self.record(cell.programme.start.data.source, edition, cell.programme.key(edition), cell.seed)
 
     def records(self) -> Iterator[Record]:
-        """Every Record, the store's own first, in order of their files' names."""
+        """Every Record, the store's own first, in order of their files' names. Raises ``BadInput`` naming a file that is
+        damaged or may not be read."""
         seen = set()
         for root in (self.root, *self.also):
-            for path in sorted(root.glob("records/*@*/*.json")):
-                if (name := f"{path.parent.name}/{path.name}") not in seen and NAME.fullmatch(path.name):
+            folders = (root / "records" / name for name in sorted(_names(root / "records")) if "@" in name)
+            for path in (folder / name for folder in folders for name in sorted(_names(folder)) if NAME.fullmatch(name)):
+                if (name := f"{path.parent.name}/{path.name}") not in seen:
                     seen.add(name)
                     known = None if self._index is None else self._index.outline(str(path.parent), path.name)
-                    yield known or parse(path, path.read_bytes())
+                    try:
+                        record = known or parse(path, path.read_bytes())
+                    except OSError as error:
+                        raise unreadable("Record", path, error) from None
+                    yield record
 
     def write(self, record: Record) -> Path:
         """Raises ``BadInput`` if the store cannot be written."""
-        place = f"{record.source}@{record.edition}"
-        return self._write(self.root / "records" / place / file_name(record.programme_key, record.seed), asdict(record))
+        place, told = f"{record.source}@{record.edition}", asdict(record)
+        if not record.stretches:
+            del told["stretches"]
+        return self._write(self.root / "records" / place / file_name(record.programme_key, record.seed), told)
 
     def measure(self, name: str, source: str, edition: str, trained_key: str, seed: int) -> dict[str, Any] | None:
         """A Measure of a trained cell, or None. ``trained_key`` is the key after its last epoch: an adjustment has no Measures
@@ -278,7 +335,7 @@ class Store:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise BadInput(f"Measure {str(path)!r} cannot be read ({error.strerror}); mend its permissions") from None
+                raise unreadable("Measure", path, error) from None
             except ValueError:
                 raise _damaged(path, "it is not JSON") from None
             if isinstance(told, dict):
@@ -306,10 +363,7 @@ class Store:
 
     def _checkpoints(self, source: str, edition: str) -> frozenset[str]:
         """Names of the checkpoints that are there."""
-        try:
-            return frozenset(os.listdir(self.root / "checkpoints" / f"{source}@{edition}"))
-        except OSError:
-            return frozenset()
+        return frozenset(_names(self.root / "checkpoints" / f"{source}@{edition}"))
 
     def _furthest(self, cell: Cell, edition: str, there: Set[str]) -> int:
         """Epoch of the furthest checkpoint on the cell's way among those that are ``there``, 0 if there is none."""

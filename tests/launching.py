@@ -76,6 +76,9 @@ class FakeLanes:
     def fit(self):
         return self.fits
 
+    def let_go(self, short):
+        return False
+
     def close(self):
         self.closed = True
 

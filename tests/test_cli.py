@@ -22,7 +22,9 @@ import torch
 
 from papers.unified_bound import PAPER
 from replicate import cli
+from replicate.cli import run as run_module
 from replicate.data.sources import ARCHIVES
+from replicate.errors import BadInput
 from replicate.report import published, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -266,7 +268,8 @@ def test_plan_of_a_column_at_ratio_100(plan):
 
 
 def test_plan_says_once_that_data_is_missing(plan):
-    assert plan.told.err.splitlines() == ["cifar10 is not here: planned for the official edition"]
+    (line,) = plan.told.err.splitlines()
+    assert line.startswith("cifar10 is planned for the official edition: CIFAR-10 needs a data folder") and "--data" in line
 
 
 # --- published numbers -----------------------------------------------------------------------------------------------
@@ -640,12 +643,22 @@ def test_store_that_cannot_be_written(tmp_path):
     assert_refused(call(tmp_path, *RUN, *QUICK, "--store", "/proc/replicate"), "'/proc/replicate'", "--store")
 
 
-def test_results_that_cannot_be_written_cost_no_record(copy, call_here):
-    shutil.rmtree(copy / "results")
-    (copy / "results").write_text("mine")
-    code, out, err = call_here(copy, *RUN, *QUICK)
-    assert code == 2 and len(err.splitlines()) == 1 and err.startswith("replicate: results 'results'") and "--results" in err
-    assert "w/o SAM" in out and len(records(copy)) == 3
+def test_results_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_path, call_here):
+    (tmp_path / "results").write_text("mine")
+    assert_refused(call_here(tmp_path, *RUN, *QUICK), "results 'results'", "--results")
+    assert not records(tmp_path)
+
+
+def test_files_that_change_while_a_run_goes_on_are_not_trained_on():
+    first, second = SimpleNamespace(edition="official"), SimpleNamespace(edition="0a1b2c3d4e5f")
+    read = iter([second])
+    load = run_module._loader({"digits": first}, {"digits": "official"}, None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_module, "read_images", lambda source, data: next(read))
+        assert load("digits") is first
+        with pytest.raises(BadInput, match=r"digits has changed .*'official' to '0a1b2c3d4e5f'.*run the command") as refused:
+            load("digits")
+    assert "\n" not in str(refused.value)
 
 
 def damage(path, how):
@@ -690,8 +703,12 @@ def test_damaged_record_stops_a_run_before_it_trains(copy, how, call_here):
 
 # --- run_all.sh ------------------------------------------------------------------------------------------------------
 
+NEEDS_SCRIPT = pytest.mark.skipif(
+    not (ROOT / "run_all.sh").exists(), reason="needs a checkout: the script is no part of the package"
+)
 
-@pytest.mark.skipif(not (ROOT / "run_all.sh").exists(), reason="needs a checkout: the script is no part of the package")
+
+@NEEDS_SCRIPT
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -712,6 +729,70 @@ def test_run_all_sets_nothing_up_for_a_wrong_word_or_help(tmp_path, arguments, c
         assert done.stderr == "" and "set -e" not in done.stdout
         assert "./run_all.sh [digits|cifar|mnist|mini-imagenet|all|test]" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """Runs run_all.sh in a folder of the user's, with a Python that installs nothing and notes what it is called with: the
+    arguments, and the store. Its environment is half made, without pip. ``ends`` maps a paper to an exit code."""
+    called = tmp_path / "called"
+    python, venv, folder = tmp_path / "a python", tmp_path / "venv", tmp_path / "mine"
+    (venv / "bin").mkdir(parents=True)
+    folder.mkdir()
+    python.write_text(
+        f"""#!/usr/bin/env bash
+case "$1 ${{2:-}}" in
+    "-m venv") cp "$0" "$3/bin/python"; touch "$3/pip" ;;
+    "-m pip") exec test -e "{venv}/pip" ;;
+    --version*) echo "Python 3" ;;
+    -c*) ;;
+    *) echo "$* $REPLICATE_STORE" >>"{called}"; name=ENDS_${{2//-/_}}; exit "${{!name:-0}}" ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    (venv / "bin/python").write_text("#!/bin/sh\nexit 1\n")
+    (venv / "bin/python").chmod(0o755)
+
+    def run(*arguments, ends=None, **more):
+        env = environment(REPLICATE_VENV=str(venv), PYTHON=str(python), **more)
+        env |= {f"ENDS_{paper.replace('-', '_')}": str(code) for paper, code in (ends or {}).items()}
+        script = os.path.relpath(ROOT / "run_all.sh", folder)
+        done = subprocess.run([script, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+        lines = called.read_text().splitlines() if called.exists() else []
+        return done, [line.partition(f"{venv}/bin/replicate ")[2] for line in lines]
+
+    run.beside = os.path.dirname(os.path.relpath(ROOT / "run_all.sh", folder))
+    return run
+
+
+@NEEDS_SCRIPT
+def test_run_all_helps_from_another_folder(set_up):
+    done, called = set_up("--help")
+    assert done.returncode == 0 and "digits|cifar" in done.stdout and done.stderr == "" and called == []
+
+
+@NEEDS_SCRIPT
+def test_run_all_mends_an_environment_that_is_half_made(set_up):
+    done, called = set_up("mnist")
+    assert done.returncode == 0 and "making " in done.stderr and len(called) == 1
+    assert "making " not in set_up("mnist")[0].stderr
+
+
+@NEEDS_SCRIPT
+def test_run_all_means_given_paths_from_where_it_is_called(set_up):
+    beside = set_up.beside
+    _, (called,) = set_up("mnist", "--results", "out")
+    assert called == f"wb --results {beside}/results --dataset mnist --results out {beside}/store"
+    assert set_up("mnist", REPLICATE_STORE="kept")[1][-1].endswith(" kept")
+
+
+@NEEDS_SCRIPT
+def test_run_all_goes_on_after_a_paper_with_failed_cells_and_stops_at_anything_else(set_up):
+    done, called = set_up("digits", ends={"unified-bound": 1})
+    assert done.returncode == 1 and [line.split()[0] for line in called] == ["unified-bound", "wb", "lort"]
+    done, called = set_up("digits", ends={"wb": 2})
+    assert done.returncode == 2 and [line.split()[0] for line in called[3:]] == ["unified-bound", "wb"]
 
 
 # --- real images -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """The loop against the plain loop, shared and resumed runs against lone ones, and what goes wrong."""
 
+import json
 import os
 import platform
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from replicate.engine.cell import Stopped, train_cell
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData
 from replicate.engine.state import State, counts_by_class, read_tensors, save_tensors
+from replicate.errors import BadInput
 from replicate.launch.progress import duration
 from replicate.protocol import LDAM, CrossEntropy, EffectiveNumber, Objective, VectorScaling
 from replicate.record import Store
@@ -265,6 +269,81 @@ def test_no_byte_of_a_checkpoint_changes_unnoticed(tmp_path):
     assert refused > 100
 
 
+def test_a_damaged_checkpoint_is_removed_with_one_line(tmp_path, capfd):
+    path = tmp_path / "state.pt"
+    assert read_tensors(path) is None and capfd.readouterr().err == ""
+    path.write_bytes(b"not a checkpoint")
+    assert read_tensors(path) is None and not path.exists()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert repr(str(path)) in line and "removed" in line and "trained again" in line
+    save_tensors({"epoch": torch.tensor(3)}, path)  # whole, and no state of a cell
+    assert not State.restore(SimpleNamespace(load=lambda named: named["stage_epoch"]), path) and not path.exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_checkpoint_that_the_memory_is_too_short_for_stays(tmp_path, monkeypatch, error):
+    path = tmp_path / "state.pt"
+    save_tensors({"epoch": torch.tensor(3)}, path)
+
+    def short(*of, **how):
+        raise error
+
+    with pytest.raises(type(error)):
+        State.restore(SimpleNamespace(load=short), path)
+    monkeypatch.setattr(torch, "load", short)
+    with pytest.raises(type(error)):
+        read_tensors(path)
+    assert path.exists()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_one_line_and_stays(tmp_path):
+    (tmp_path / "state.pt").mkdir()
+    with pytest.raises(BadInput, match=r"checkpoint .*state.pt' cannot be read \(Is a directory\)"):
+        read_tensors(tmp_path / "state.pt")
+    assert (tmp_path / "state.pt").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_finished_cell_leaves_no_passing_checkpoints(short_paper, data, digits, tmp_path, monkeypatch, fails):
+    """Neither its own nor those of runs that were killed before they could remove them."""
+    monkeypatch.setattr(engine_cell, "SAVE_EVERY_SECONDS", 0.0)
+    (cell,) = cells_of(short_paper, "CE")
+    if fails:
+        *runs, (count, row) = cell.programme.runs
+        cell = replace(cell, programme=replace(cell.programme, runs=(*runs, (count, replace(row, rate=1e30)))))
+    store = Store(tmp_path)
+    keep = frozenset({cell.programme.keys("")[1]})
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: None)  # killed in between
+    with pytest.raises(Stopped):
+        train_until(3, cell, data, store, digits.edition, numerics.Numerics("cpu", threads=1), keep=keep)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert len(list(tmp_path.glob("checkpoints/*/*.pt"))) == 3
+    record, _ = train_cell(cell, data, store, digits.edition, numerics.Numerics("cpu", threads=1), keep=keep)
+    assert (record.failed is not None) == fails
+    left = [checkpoint(store, cell, digits, epoch).exists() for epoch in range(1, cell.programme.length + 1)]
+    assert left == [True, False, False, False, False, not fails]
+
+
+def test_a_record_tells_of_epochs_that_were_trained_elsewhere(short_paper, data, digits, tmp_path, monkeypatch):
+    (cell,) = cells_of(short_paper, "CE")
+    mode, here = numerics.Numerics("cpu", threads=1), {"device": "this one"}
+    monkeypatch.setattr(engine_cell, "environment", lambda *of: here)
+    store = Store(tmp_path / "here")
+    train_cell(cell, data, store, digits.edition, mode)
+    (file,) = store.root.glob("records/*/*.json")
+    assert "stretches" not in json.loads(file.read_text()) and store.of(cell, digits.edition).stretches == []
+
+    store, elsewhere = Store(tmp_path / "both"), {"device": "another one"}
+    monkeypatch.setattr(engine_cell, "environment", lambda *of: elsewhere)
+    with pytest.raises(Stopped):
+        train_until(2, cell, data, store, digits.edition, mode)
+    monkeypatch.setattr(engine_cell, "environment", lambda *of: here)
+    train_cell(cell, data, store, digits.edition, mode)
+    record = store.of(cell, digits.edition)
+    assert record.environment == here and record.stretches == [[1, elsewhere], [3, here]]
+
+
 def test_nothing_is_trained_twice(short_paper, digits, silent, tmp_path):
     planned = cells_of(short_paper, "CE", "CE+DRW")
     first = run(planned, Store(tmp_path), digits, silent)
@@ -280,7 +359,7 @@ def test_a_later_request_finds_the_beginning_of_an_earlier_one(short_paper, digi
 
 def test_time_limit_stops_at_a_checkpoint_and_says_what_is_left(short_paper, digits, silent, tmp_path):
     planned = cells_of(short_paper, "CE", "CE+DRW")
-    outcome = run(planned, Store(tmp_path), digits, silent, time_limit=0)
+    outcome = run(planned, Store(tmp_path), digits, silent, ends=0.0)
     assert outcome.trained == 0 and outcome.left == planned and outcome.epochs_left == 8
 
 

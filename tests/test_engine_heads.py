@@ -10,6 +10,7 @@ import torch
 from papers.lort import CIFAR_COLUMNS, DIGITS, DIGITS_LT, PAPER, SECOND_SGD
 from replicate import grid
 from replicate.data.longtail import split
+from replicate.engine import cell as cell_module
 from replicate.engine import heads, loop, plain
 from replicate.engine.cell import Stopped, restored, train_cell
 from replicate.engine.numerics import Numerics
@@ -67,9 +68,9 @@ def bench(digits, tmp_path, one_thread):
 def interrupt(bench, cells):
     """Train cells of one pack in the store ``cut`` until their time is up after the first epoch of the second stage; returns
     the file that goes on from there."""
-    clock = iter([False, False, True])
+    clock = iter([False] * 4 + [True])  # before the first epoch of the backbone and of the heads, and after each
     with pytest.raises(Stopped) as stopped:
-        bench(cells, "cut", out_of_time=lambda: next(clock))
+        bench(cells, "cut", out_of_time=lambda row: next(clock))
     assert stopped.value.epoch == 3
     (file,) = bench.store("cut").root.glob(f"checkpoints/*/{cells[0].programme.pack(bench.edition)[:24]}-*")
     return file
@@ -216,6 +217,44 @@ def test_a_larger_request_after_an_interruption_trains_the_new_cells_too(bench):
     resumed = bench(cells, "cut")
     assert resumed.keys() == whole.keys()
     assert all(equal(whole[label], resumed[label]) for label in whole)
+
+
+def test_a_narrower_request_leaves_what_was_trained_of_the_others(bench):
+    """Nor is that overwritten by a cell which the interrupted run did not have, and which stops after the same epoch."""
+    cells = [cell for cell in packs(packed(short()))[0] if cell.method in ("CE", "LORT", "Vanilla Cosine")]
+    whole = bench(cells)
+    begun = [cell for cell in cells if cell.method != "Vanilla Cosine"]
+    file = interrupt(bench, begun)
+    clock = iter([False])  # before the first epoch of the heads; the backbone is there
+    with pytest.raises(Stopped):
+        bench([cell for cell in cells if cell not in begun], "cut", out_of_time=lambda row: next(clock, True))
+    ce, seen = [cell for cell in cells if cell.method == "CE"], []
+    bench(ce, "cut", each_epoch=lambda number, history, seconds: seen.append(number))
+    assert seen == [4, 5] and file.exists()
+    rest = [cell for cell in cells if cell not in ce]
+    resumed = bench(rest, "cut", each_epoch=lambda number, history, seconds: seen.append(number))
+    assert seen == [4, 5] * 2 and not file.exists()
+    assert all(equal(whole[label], resumed[label]) for label in resumed)
+
+
+def test_records_of_a_pack_tell_of_epochs_that_were_trained_elsewhere(bench, monkeypatch):
+    cells = packed(short(), ["CE"])
+    elsewhere = {"device": "another one"}
+    for module in (heads, cell_module):
+        monkeypatch.setattr(module, "environment", lambda *of: elsewhere)
+    interrupt(bench, cells)
+    monkeypatch.undo()
+    (record, _), *_ = bench(cells, "cut").values()
+    assert [[first, of == elsewhere] for first, of in record.stretches] == [[1, True], [4, False]]
+
+
+def test_older_checkpoints_of_a_pack_go_with_the_last_one(bench):
+    cells = packed(short(), ["CE"])
+    file = interrupt(bench, cells)
+    old = file.with_name(file.name.replace("-e3-", "-e4-"))
+    old.write_bytes(file.read_bytes())  # a run was killed before it could remove one of them
+    bench(cells, "cut")
+    assert not file.exists() and not old.exists()
 
 
 def test_a_damaged_checkpoint_of_a_pack_costs_only_time(bench):

@@ -127,11 +127,11 @@ def test_no_epoch_begins_that_would_end_after_the_time_limit(short_paper, digits
     def train(cell, data, store, edition, mode, *, out_of_time, each_epoch, **how):
         nonlocal now
         for number in range(1, 7):
+            if out_of_time(cell.programme.epoch(number)):
+                raise Stopped(number - 1)
             now += 10.0
             epochs.append(number)
             each_epoch(number, SimpleNamespace(loss=[1.0], test=[torch.zeros(2, 10)]), 10.0)
-            if number < 6 and out_of_time():
-                raise Stopped(number)
         return SimpleNamespace(failed=None), None
 
     monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: now))
@@ -140,9 +140,69 @@ def test_no_epoch_begins_that_would_end_after_the_time_limit(short_paper, digits
     lane, heard = lanes.Lane(Store(tmp_path), ()), []
     monkeypatch.setattr(lane, "_measure", lambda *of: None)
     for cell in (ce, drw):
-        lane.do(lanes.Job((), (cell,), digits.edition, frozenset(), limit - now, 1), data, heard.append)
+        lane.do(lanes.Job((), (cell,), digits.edition, frozenset(), limit, 1), data, heard.append)
     assert len(epochs) == trained and (trained == 1 or now <= limit)
     assert [event.stopped for event in heard if isinstance(event, lanes.GroupEnded)] == [trained < 6, trained < 12]
+
+
+def asked(monkeypatch, lane, cell, data, edition, ends, pace=0.0):
+    """What a lane says at time 0 of the first row of a cell: whether an epoch of it would end too late."""
+    said = []
+
+    def train(cell, *of, out_of_time, **how):
+        said.append(out_of_time(cell.programme.epoch(1)))
+        raise Stopped(0)
+
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(lanes, "train_cell", train)
+    lane.do(lanes.Job((), (cell,), edition, frozenset(), ends, 1, pace), data, lambda event: None)
+    return said[0]
+
+
+def test_an_epoch_is_judged_by_its_own_work(short_paper, digits, tmp_path, monkeypatch, one_thread):
+    """By the pace of its kind, else by the slowest of the run so far, whichever lane that was in."""
+    plain, sam = (grid.cells(short_paper, "table", methods=[method])[0] for method in ("CE", "CE+DRW+SAM"))
+    of_one, of_sam = (grid.epoch_work(cell.programme.start, cell.programme.epoch(1)) for cell in (plain, sam))
+    data, share = lanes.alone(lambda source: digits, CPU)(plain), of_sam / of_one
+    assert 1.2 < share < 2
+
+    def would_be_late(cell, ends, pace=0.0, known=None):
+        lane = lanes.Lane(Store(tmp_path), ())
+        lane._pace.update(known or {})
+        return asked(monkeypatch, lane, cell, data, digits.edition, ends, pace)
+
+    network = plain.programme.start.network
+    for how in ({"pace": 10 / of_one}, {"known": {(network, False, False): 10 / of_one}}, {"known": {"another": 10 / of_one}}):
+        assert not would_be_late(plain, 10.1, **how) and would_be_late(plain, 9.9, **how)
+        assert not would_be_late(sam, 10 * share + 0.1, **how) and would_be_late(sam, 10 * share - 0.1, **how)
+    assert not would_be_late(plain, 0.1)  # nothing is known
+
+
+def test_every_lane_is_told_the_pace_of_the_run():
+    planned = digits_cells(unified_bound.PAPER, ["CE"], seeds=range(3))
+    _, fake = launched(planned, 2)
+    assert [job.pace for job in fake.jobs] == [0.0, 1.0, 1.0]
+
+
+def test_measures_that_the_time_does_not_take_are_computed_by_the_same_command(short_paper, digits, tmp_path, silent):
+    planned = grid.cells(short_paper, "table", methods=["CE", "CE+DRW"])
+    store = Store(tmp_path)
+    run(planned, store, digits, silent)
+    late = run(planned, store, digits, silent, measures=("class_bound",), ends=0.0)
+    assert (late.before, late.left, late.unmeasured) == (2, [], 2) and not list(tmp_path.glob("measures/*/*/*"))
+    again = run(planned, store, digits, silent, measures=("class_bound",))
+    assert (again.before, again.unmeasured) == (2, 0) and len(list(tmp_path.glob("measures/*/*/*"))) == 2
+
+
+def test_the_clock_is_read_between_measures(tmp_path, monkeypatch):
+    (cell,) = digits_cells(unified_bound.PAPER, ["CE"], seeds=(0,))
+    now = iter([1.0, 3.0])
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(lanes, "missing_measures", lambda *of: ["one", "other"])
+    monkeypatch.setattr(lanes, "MEASURES", dict.fromkeys(("one", "other"), lambda *of: {"told": 1}))
+    job = lanes.Job((), (cell,), "official", frozenset(), 2.0, 1)
+    lanes.Lane(Store(tmp_path), ())._measure(cell, object(), None, job)
+    assert [path.parent.name for path in tmp_path.glob("measures/*/*/*")] == ["one"]
 
 
 def test_a_checkpoint_that_is_not_kept_is_not_waited_for_once_its_epoch_is_over():
@@ -205,6 +265,39 @@ def test_lanes_that_are_short_of_memory_together_are_all_tried_again(many):
     outcome, fake = launched(planned, many, short={at: None for at in range(50, 50 + many)})
     assert outcome.trained == len(planned) and not outcome.left
     assert fake.at_once[-1] == 1
+
+
+def test_nothing_is_given_up_while_free_lanes_hold_memory():
+    (cell,) = digits_cells(unified_bound.PAPER, ["CE"], seeds=(0,))
+    fake, asked = FakeLanes(FakeStore(), short={3: None, 40: None}), []
+    fake.let_go = lambda short: asked.append(short) or len(asked) == 1  # there is a free lane at first
+    with pytest.raises(BadInput, match=r"too short to train .* alone"):
+        launched([cell], 2, lanes=fake)
+    assert asked == [0, 0] and len(fake.jobs) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_too_little_memory_for_data_is_as_too_little_for_training(error):
+    planned = digits_cells(unified_bound.PAPER, ["CE"], seeds=range(6))
+    fake, calls, start = FakeLanes(FakeStore()), itertools.count(), FakeLanes.start
+
+    def short(lane, job):
+        if next(calls) == 3:
+            raise error
+        start(fake, lane, job)
+
+    fake.start = short
+    outcome, _ = launched(planned, 6, lanes=fake)
+    assert outcome.trained == 6 and max(fake.at_once[100:]) == 3  # a fourth one was beside them
+
+
+def test_too_little_memory_for_the_data_of_one_lane_is_one_line(short_paper, digits, tmp_path, silent, monkeypatch):
+    def short(*of):
+        raise MemoryError
+
+    monkeypatch.setattr(lanes, "split", short)
+    with pytest.raises(BadInput, match=r"too short to train 'CE .*' alone"):
+        run(grid.cells(short_paper, "table", methods=["CE"]), Store(tmp_path), digits, silent)
 
 
 def test_what_fits():
@@ -349,3 +442,17 @@ def test_data_are_let_go_when_the_last_lane_leaves_them():
     assert materials.of(a, 1) is first and made == ["a", "b"]
     materials.of(c, 1)
     assert materials.of(a, 1) is not first and made == ["a", "b", "c", "a"]
+    second = materials.of(b, 0)
+    materials.only({0})
+    assert materials.of(b, 0) is second and len(materials._made) == 1
+
+
+def test_threads_that_are_free_let_go_of_what_they_hold(tmp_path):
+    a, b = (SimpleNamespace(programme=SimpleNamespace(start=SimpleNamespace(data=name))) for name in "ab")
+    materials = lanes.Materials(lambda cell: [cell])
+    streams = Streams(materials, Store(tmp_path), (), CPU, Roomy())
+    streams._lanes, streams._busy = dict.fromkeys((0, 1), (lanes.Lane(Store(tmp_path), ()), None)), {1}
+    materials.of(a, 0), materials.of(b, 1)
+    assert not streams.let_go(0) and list(streams._lanes) == [1] and list(materials._made) == ["b"]
+    streams._busy = set()
+    assert streams.let_go(0) and not streams._lanes and not materials._made

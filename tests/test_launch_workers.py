@@ -168,6 +168,17 @@ def test_what_goes_wrong_in_a_worker_comes_out(several, digits, tmp_path):
     assert multiprocessing.active_children() == []
 
 
+def test_free_processes_are_ended_when_memory_is_short(tmp_path):
+    lanes = Workers(2, Materials(lambda cell: Shared(cell)), Store(tmp_path), ())
+    try:
+        assert lanes.let_go(0) and multiprocessing.active_children() == []
+        assert not lanes.let_go(0)
+        lanes._workers[0] = lanes._begun()
+        assert not lanes.let_go(0) and not lanes._workers  # the one that was short, and no other
+    finally:
+        lanes.close()
+
+
 def test_an_interruption_that_a_destructor_swallows_comes_again(monkeypatch, capfd):
     class Slow:
         def __del__(self):

@@ -23,7 +23,7 @@ def run(planned, store, digits, silent, **kwargs):
     )
 
 
-def train_until(stop, cell, data, store, edition, mode):
+def train_until(stop, cell, data, store, edition, mode, **how):
     """Train a cell until its time is up after epoch ``stop``: raises ``Stopped``."""
     seen = []
     train_cell(
@@ -33,7 +33,8 @@ def train_until(stop, cell, data, store, edition, mode):
         edition,
         mode,
         each_epoch=lambda number, history, seconds: seen.append(number),
-        out_of_time=lambda: seen[-1] >= stop,
+        out_of_time=lambda row: seen != [] and seen[-1] >= stop,
+        **how,
     )
 
 

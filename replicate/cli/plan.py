@@ -72,9 +72,9 @@ def _plan(
         try:
             images = read_images(source, data)
             editions[source], sides[source] = images.edition, _small_side(images)
-        except BadInput:
+        except BadInput as error:
             editions[source] = "official"
-            click.echo(f"{source} is not here: planned for the official edition", err=True)
+            click.echo(f"{source} is planned for the official edition: {error}", err=True)
 
     def line(name: str, cells: Sequence[grids.Cell]) -> tuple[Any, ...]:
         cost, left = grids.cost(cells), store.epochs_left(cells, editions)

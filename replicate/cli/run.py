@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from replicate.cli.options import (
 from replicate.cli.plan import plan_all
 from replicate.cli.report import table_printer
 from replicate.cli.request import Request, asked_for, counted, load_images, load_paper, planned_cells, read_images, reader
-from replicate.cli.results import write_claims, write_tables
+from replicate.cli.results import write_claims, write_contents, write_tables, written_before
+from replicate.errors import BadInput
 from replicate.grid import PRECISIONS
-from replicate.record import Store
+from replicate.record import Store, require_writable
 
 if TYPE_CHECKING:
     from replicate.data.sources import Images
@@ -51,7 +53,7 @@ def run_command(name: str) -> click.Command:
         "--time-limit",
         type=Minutes(),
         metavar="MINUTES",
-        help="Stop at a checkpoint before so long; no epoch begins that would end later.",
+        help="Stop at a checkpoint before so long: no epoch begins that would end later by the speed so far.",
     )
     @click.option(
         "--plan", "only_plan", is_flag=True, help="Print what would run, its cost in epochs, time and disk; run nothing."
@@ -85,17 +87,18 @@ def _run(
     workers: int | None,
     time_limit: float | None,
 ) -> None:
+    ends = None if time_limit is None else time.monotonic() + 60 * time_limit
     planned = planned_cells(requests)
     store.require_writable()
+    if any(_written(request) for request in requests):
+        require_writable(results, "results", "--results")
     sources = list(dict.fromkeys(cell.programme.start.data.source for cell in planned))
     images = load_images(sources, data)
     editions = {source: loaded.edition for source, loaded in images.items()}
 
     # What was read for its edition serves the first column; the rest is read again when it is needed, not kept until then.
-    images = {source: images[source] for source in sources[:1]}
-
-    def load(source: str) -> Images:
-        return images.pop(source, None) or read_images(source, data)
+    load = _loader({source: images[source] for source in sources[:1]}, editions, data)
+    del images
 
     from replicate.engine.numerics import pick_device, require
     from replicate.launch import local
@@ -114,7 +117,7 @@ def _run(
             keep=lambda cell: requests[0].kept(cell.column),
             # A quick run is there to see that all works; a Measure over the whole training set would take most of its time.
             measures=() if quick else paper.measures,
-            time_limit=None if time_limit is None else 60 * time_limit,
+            ends=ends,
             workers=workers,
             progress=(progress := Progress()),
         )
@@ -136,13 +139,38 @@ def _run(
             f"time limit: {counted(len(outcome.left), 'cell')} in {counted(outcome.epochs_left, 'epoch')} are left{rest}; "
             "the same command goes on from here."
         )
+    if outcome.unmeasured:
+        click.echo(f"time limit: Measures of {counted(outcome.unmeasured, 'cell')} are left; the same command computes them.")
     if outcome.failed:
         sys.exit(1)
 
 
+def _loader(images: MutableMapping[str, Images], editions: Mapping[str, str], data: Path | None) -> Callable[[str], Images]:
+    """What gives out each of ``images`` once, and reads a source again from then on. It raises ``BadInput`` for files that are
+    another edition by then, since the run's keys name the one that it began with."""
+
+    def load(source: str) -> Images:
+        if source in images:
+            return images.pop(source)
+        again = read_images(source, data)
+        if again.edition != editions[source]:
+            raise BadInput(
+                f"{source} has changed while this ran, from edition {editions[source]!r} to {again.edition!r}; nothing was "
+                "trained on that: run the command again to train on the files as they are"
+            )
+        return again
+
+    return load
+
+
+def _written(request: Request) -> bool:
+    """Whether the request's table is written into the results folder."""
+    return request.table is not None and request.precision is None
+
+
 def _show(request: Request, store: Store, editions: Mapping[str, str], results: Path) -> None:
     """Print what was asked for of the request's table, and write the whole of it where results belong."""
-    if request.table is None or request.precision is not None:
+    if not _written(request):
         click.echo(_summary(request, store, editions))
         if request.precision is not None:
             click.echo(
@@ -157,8 +185,10 @@ def _show(request: Request, store: Store, editions: Mapping[str, str], results: 
     kept = reader(store.root, results, request.paper)
     trained = {source: editions[source] for source in request.sources}
     written = write_tables(request, kept, results, trained)
-    if not request.quick and not all(column.stand_in for column in request.columns):
-        write_claims(request.paper, kept, results)
+    if not request.quick:
+        if not all(column.stand_in for column in request.columns):
+            write_claims(request.paper, kept, results)
+        write_contents(request.paper, written_before(request.paper, kept, results), kept, results)
     told = ", ".join(f"{table.path}.*" for table in written)
     click.echo(f"This table as text, Markdown, CSV and LaTeX: {told}; its Records: {store.root}/records")
 

@@ -18,10 +18,10 @@ import replicate
 from replicate.adjust import adjusted_logits, log_prior
 from replicate.engine.loop import DeviceData, Diverged, correct_counts, features_of, start, train_epoch
 from replicate.engine.numerics import Numerics, device_name
-from replicate.engine.state import History, State, balanced, read_tensors, sizes
-from replicate.grid import Cell, cell_key
+from replicate.engine.state import History, State, Stretches, balanced, read_tensors, sizes, stretched
+from replicate.grid import Cell, Epoch, cell_key
 from replicate.models import Classifier
-from replicate.record import Record, Store
+from replicate.record import Record, Store, exists
 
 #: A run that is cut off loses at most this long, and the epoch it was in.
 SAVE_EVERY_SECONDS = 30.0
@@ -43,15 +43,15 @@ def train_cell(
     numerics: Numerics,
     *,
     keep: Set[str] = frozenset(),
-    out_of_time: Callable[[], bool] = lambda: False,
+    out_of_time: Callable[[Epoch], bool] = lambda row: False,
     each_epoch: Callable[[int, History, float], None] = lambda number, history, seconds: None,
 ) -> tuple[Record, State | None]:
     """Train what is missing of a cell and write its Record; returns it and the final state (None if training failed).
 
     Checkpoints stay at the end and where ``keep`` has the nominal key (see :func:`replicate.grid.branch_epochs`); in between
     one is written every half minute and replaced by the next. Raises :class:`Stopped`, with a checkpoint written, once
-    ``out_of_time`` says so; ``BadInput`` if the store cannot be written. ``each_epoch`` hears its number in the chain, the
-    history and the epoch's seconds.
+    ``out_of_time`` says so of the next epoch's row; ``BadInput`` if the store cannot be written, or a checkpoint not read.
+    ``each_epoch`` hears its number in the chain, the history and the epoch's seconds.
     """
     programme = cell.programme
     if programme.adjustment is not None:
@@ -61,10 +61,10 @@ def train_cell(
             store.write(record)
             return record, None
     state, failed = train_to(
-        cell, programme.length, data, store, edition, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
+        cell, programme.length, data, store, edition, numerics, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
     )
     adjusted = None if failed else _adjusted(cell, state, data)
-    record = record_of(cell, data, edition, numerics, state.history, failed, adjusted)
+    record = record_of(cell, data, edition, numerics, state.history, failed, adjusted, state.stretches)
     store.write(record)
     return record, None if failed else state
 
@@ -75,9 +75,10 @@ def train_to(
     data: DeviceData,
     store: Store,
     edition: str,
+    numerics: Numerics,
     *,
     keep: Set[str] = frozenset(),
-    out_of_time: Callable[[], bool] = lambda: False,
+    out_of_time: Callable[[Epoch], bool] = lambda row: False,
     each_epoch: Callable[[int, History, float], None] = lambda number, history, seconds: None,
 ) -> tuple[State, dict[str, Any] | None]:
     """Train a cell from its longest finished beginning up to its epoch ``last``, whose checkpoint stays; returns the state, and
@@ -94,19 +95,32 @@ def train_to(
 
     state = start(programme, seed, data.device)
     for epoch in range(last, 0, -1):
-        if path(epoch).exists():
+        if exists(path(epoch)):
             if state.restore(path(epoch)):
                 break
             state = start(programme, seed, data.device)  # what could be read of a damaged one may be in it
+    if state.epoch < last and out_of_time(programme.epoch(state.epoch + 1)):
+        raise Stopped(state.epoch)
+
+    def forget() -> None:
+        """Remove every passing checkpoint, those of interrupted runs included."""
+        for epoch in range(1, last):
+            if not stays(epoch):
+                with contextlib.suppress(OSError):
+                    path(epoch).unlink()
+
     passing = state.epoch if state.epoch and not stays(state.epoch) else None
     saved_at = time.monotonic()
+    if state.epoch < last:
+        state.stretches = stretched(state.stretches, state.epoch + 1, environment(data.device, numerics))
     while state.epoch < last:
         try:
             train_epoch(state, programme.epoch(state.epoch + 1), data, seed)
         except Diverged as error:
+            forget()
             return state, {"epoch": error.epoch, "loss": str(error.loss)}
         each_epoch(state.epoch, state.history, state.history.seconds[-1])
-        late = state.epoch < programme.length and out_of_time()
+        late = state.epoch < programme.length and out_of_time(programme.epoch(state.epoch + 1))
         if late or stays(state.epoch) or time.monotonic() - saved_at >= SAVE_EVERY_SECONDS:
             state.save(path(state.epoch))
             if passing is not None:
@@ -116,6 +130,7 @@ def train_to(
             saved_at = time.monotonic()
         if late:
             raise Stopped(state.epoch)
+    forget()
     return state, None
 
 
@@ -181,10 +196,12 @@ def record_of(
     history: History,
     failed: dict[str, Any] | None,
     adjusted: dict[str, Any] | None = None,
+    stretches: Stretches = (),
 ) -> Record:
-    """The Record of a cell whose epochs left this history; ``failed`` says where training broke off, if it did."""
+    """The Record of a cell whose epochs left this history; ``failed`` says where training broke off, if it did; ``stretches``
+    where epochs were trained."""
     programme = cell.programme
-    key = programme.key(edition)
+    key, here = programme.key(edition), environment(data.device, numerics)
     groups = {name: list(bounds) for name, bounds in cell.column.groups.items()}
     classes = data.classes
     half = data.test.half
@@ -242,7 +259,7 @@ def record_of(
         totals=totals,
         per_class=per_class,
         best=best,
-        environment=environment(data.device, numerics),
+        environment=here,
         fingerprint=data.split.fingerprint,
         made_for={
             "paper": cell.paper,
@@ -257,6 +274,7 @@ def record_of(
         failed=failed,
         stage_starts=starts,
         adjusted=adjusted,
+        stretches=[] if [of for _, of in stretches] == [here] else [[first, of] for first, of in stretches],
     )
 
 

@@ -27,11 +27,21 @@ from torch.nn import functional
 
 from replicate import losses
 from replicate.engine import numerics
-from replicate.engine.cell import SAVE_EVERY_SECONDS, Stopped, record_of, train_to
+from replicate.engine.cell import SAVE_EVERY_SECONDS, Stopped, environment, record_of, train_to
 from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData, evaluation_batches, shown, views_of
 from replicate.engine.numerics import Numerics
-from replicate.engine.state import History, State, norm_bound, read_tensors, save_tensors
+from replicate.engine.state import (
+    History,
+    State,
+    Stretches,
+    norm_bound,
+    read_tensors,
+    save_tensors,
+    stretched,
+    stretches_of,
+    stretches_tensor,
+)
 from replicate.grid import Cell, Epoch
 from replicate.models import Classifier
 from replicate.models.heads import form_of, reformed
@@ -53,6 +63,7 @@ class Features:
     def __init__(self, key: str, begun: State, data: DeviceData) -> None:
         self.key = key
         self.begun = begun
+        begun.graphs = None  # its steps are over, and their memory is wanted
         self.data = data
         self.backbone = begun.model.backbone.eval()
         self._plain: Tensor | None = None
@@ -279,7 +290,7 @@ class Pack:
 
     ``seconds`` are those of the latest epoch. ``cells`` stand in the order of the stacks; so do the columns of what each epoch
     left: ``loss`` float64 [H], correct counts int64 ``train`` [H, C], ``test`` [H, 2, C] and, where there is one,
-    ``validation`` [H, C].
+    ``validation`` [H, C]. ``stretches`` [H] tell where each cell's epochs were trained, those of the backbone included.
     """
 
     def __init__(self, cells: Sequence[Cell], features: Features) -> None:
@@ -295,6 +306,7 @@ class Pack:
         self.stacks = [Stack(form, of, first, features) for (form, _, _), of in alike.items()]
         self.cells = [cell for stack in self.stacks for cell in stack.cells]
         self.epoch, self.seconds = 0, 0.0
+        self.stretches: list[Stretches] = [features.begun.stretches] * len(self.cells)
         self.told: dict[str, list[Tensor]] = {name: [] for name in ("loss", "seconds", "train", "test", "validation")}
         data = features.data
         half = data.test.half
@@ -364,12 +376,14 @@ class Pack:
         epoch = self.first - 1 + self.epoch
         return HeadState(model, begun.optimiser, history, epoch, self.epoch, test_logits=stack.test_logits(place))
 
-    def save(self, path: Path, keys: Sequence[str]) -> None:
-        """Write all that the next epoch depends on; ``keys`` name the cells. Raises ``BadInput`` if it cannot be written."""
-        named: dict[str, Tensor] = {"epoch": torch.tensor(self.epoch)}
+    def save(self, path: Path, keys: Sequence[str], others: Mapping[str, Tensor] | None = None) -> None:
+        """Write all that the next epoch depends on; ``keys`` name the cells, ``others`` is what was saved of cells that are not
+        trained here, after as many epochs. Raises ``BadInput`` if it cannot be written."""
+        named: dict[str, Tensor] = {"epoch": torch.tensor(self.epoch), **(others or {})}
         for key, (_, stack, place) in zip(keys, self.places(), strict=True):
             named.update({f"{key}/value/{name}": value.cpu() for name, value in stack.values_of(place).items()})
             named.update({f"{key}/momentum/{name}": value.cpu() for name, value in stack.momentum_of(place).items()})
+        named.update({f"{key}/stretches": stretches_tensor(of) for key, of in zip(keys, self.stretches, strict=True) if of})
         for name, rows in self.told.items():
             for column, key in enumerate(keys):
                 if rows:
@@ -395,6 +409,7 @@ class Pack:
             if any(shapes.get(name) != value.shape for name, value in momentum.items()):
                 return False
         self.epoch = epoch
+        self.stretches = [stretches_of(named.get(f"{key}/stretches")) for key in keys]
         for name in kinds:
             of_cells = [of[name] for of in told]
             self.told[name] = list(of_cells[0]) if name == "seconds" else list(torch.stack(of_cells, dim=1))
@@ -427,7 +442,7 @@ def train_pack(
     numerics: Numerics,
     *,
     keep: Set[str] = frozenset(),
-    out_of_time: Callable[[], bool] = lambda: False,
+    out_of_time: Callable[[Epoch], bool] = lambda row: False,
     each_epoch: Callable[[int, History, float], None] = lambda number, history, seconds: None,
     finished: Finished = lambda cell, record, state: None,
 ) -> None:
@@ -435,19 +450,22 @@ def train_pack(
     share, and write their Records.
 
     The backbone is trained first where no checkpoint has it. A checkpoint of the pack is written every half minute; cells that
-    are not in it (a larger request, cut off earlier) are trained after the others. ``each_epoch`` hears the epoch's number in
-    the chain, a history and the epoch's seconds; ``features_of`` makes or remembers the features of a state that has this key.
-    Raises :class:`replicate.engine.cell.Stopped`, with a checkpoint written, once ``out_of_time`` says so; ``BadInput`` if the
-    store cannot be written.
+    are not in it (a larger request, cut off earlier) are trained after the others, and one with cells that are not asked for
+    now (a narrower request) stays until these have Records, too. ``each_epoch`` hears the epoch's number in the chain, a
+    history and the epoch's seconds; ``features_of`` makes or remembers the features of a state that has this key. Raises
+    :class:`replicate.engine.cell.Stopped`, with a checkpoint written, once ``out_of_time`` says so of the next epoch's row;
+    ``BadInput`` if the store cannot be written.
     """
     some = cells[0]
     programme, seed = some.programme, some.seed
     source, pack, first = programme.start.data.source, programme.pack(edition), programme.frozen_from
     assert pack is not None and first is not None
-    begun, failed = train_to(some, first - 1, data, store, edition, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch)
+    begun, failed = train_to(
+        some, first - 1, data, store, edition, numerics, keep=keep, out_of_time=out_of_time, each_epoch=each_epoch
+    )
     if failed is not None:
         for cell in cells:
-            record = record_of(cell, data, edition, numerics, begun.history, failed)
+            record = record_of(cell, data, edition, numerics, begun.history, failed, stretches=begun.stretches)
             store.write(record)
             finished(cell, record, None)
         return
@@ -461,29 +479,49 @@ def train_pack(
 
     length = programme.length - first + 1
     left = {cell.programme.keys(edition)[-1][:24]: cell for cell in cells}
+    asked = set(left)
+
+    def of_others(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint has of cells that are not asked for and have no Record: all that there is of them."""
+        done = {key for key, seeds in store.seeds(source, edition).items() if seed in seeds}
+        keys = {name.partition("/")[0] for name in saved if "/" in name} - asked - done
+        return {name: value for name, value in saved.items() if name.partition("/")[0] in keys}
+
+    def next_pack() -> tuple[Pack, int]:
+        """Cells that are left and go on from the furthest checkpoint of any of them; without one, as many as the memory takes.
+        And the epoch of a checkpoint that nobody needs once there is a later one, or 0."""
+        for epoch in range(length, 0, -1):
+            saved = read_tensors(path(epoch)) or {}
+            known = {name.partition("/")[0] for name in saved}
+            if now := [cell for key, cell in left.items() if key in known]:
+                one = Pack(now, features)
+                if one.load(saved, keys_of(one)):
+                    return one, 0 if of_others(saved) else epoch
+        return Pack(list(left.values())[: _at_once(some, begun)], features), 0
+
+    def forget(epoch: int) -> None:
+        with contextlib.suppress(OSError):
+            path(epoch).unlink()
+
     while left:
-        begins, saved = next(
-            ((epoch, told) for epoch in range(length, 0, -1) if (told := read_tensors(path(epoch))) is not None), (0, {})
-        )
-        known = {name.partition("/")[0] for name in saved}
-        one = None
-        if now := [cell for key, cell in left.items() if key in known]:
-            one = Pack(now, features)
-            if not one.load(saved, keys_of(one)):
-                one = None
-        if one is None:
-            one = Pack(list(left.values())[: _at_once(some, begun)], features)
+        one, passing = next_pack()
         keys = keys_of(one)
-        del saved
+        if one.epoch < length:
+            if out_of_time(one.rows[one.epoch]):
+                raise Stopped(first - 1 + one.epoch)
+            here = environment(data.device, numerics)
+            one.stretches = [stretched(of, first + one.epoch, here) for of in one.stretches]
         saved_at = time.monotonic()
         while one.epoch < length:
             one.train_epoch()
             each_epoch(first - 1 + one.epoch, one.history(0)[0], one.seconds)
-            late = one.epoch < length and out_of_time()
+            late = one.epoch < length and out_of_time(one.rows[one.epoch])
             if late or time.monotonic() - saved_at >= SAVE_EVERY_SECONDS:
-                one.save(path(one.epoch), keys)
-                _forget(path, begins)
-                begins, saved_at = one.epoch, time.monotonic()
+                others = of_others(read_tensors(path(one.epoch)) or {})
+                one.save(path(one.epoch), keys, others)
+                if passing:
+                    forget(passing)
+                passing, saved_at = 0 if others else one.epoch, time.monotonic()
             if late:
                 raise Stopped(first - 1 + one.epoch)
         for column, (cell, stack, place) in enumerate(one.places()):
@@ -491,11 +529,13 @@ def train_pack(
             if broke is None:
                 final = {f"head/{name}": value.cpu() for name, value in stack.head_of(place).state_dict().items()}
                 save_tensors(final, store.checkpoint(source, edition, cell.programme.keys(edition)[-1], programme.length, seed))
-            record = record_of(cell, data, edition, numerics, history, broke)
+            record = record_of(cell, data, edition, numerics, history, broke, stretches=one.stretches[column])
             store.write(record)
             finished(cell, record, None if broke else one.state(history, stack, place))
             del left[keys[column]]
-        _forget(path, begins)
+    for epoch in range(1, length + 1):  # older ones of interrupted runs included
+        if (saved := read_tensors(path(epoch))) is not None and not of_others(saved):
+            forget(epoch)
 
 
 def _at_once(cell: Cell, begun: State) -> int:
@@ -504,9 +544,3 @@ def _at_once(cell: Cell, begun: State) -> int:
     values = sum(value.numel() for value in begun.model.head.state_dict().values())
     logits = cell.programme.epoch(cell.programme.length).feed.batch * cell.programme.start.network.classes
     return int(max(1, TOGETHER_BYTES // (4 * (2 * values + 8 * logits)) // SLOTS) * SLOTS)
-
-
-def _forget(path: Callable[[int], Path], epoch: int) -> None:
-    if epoch:
-        with contextlib.suppress(OSError):
-            path(epoch).unlink()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import hashlib
 import io
+import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +25,7 @@ from replicate.models import Classifier
 from replicate.models.heads import FORMS, form_of, reformed
 from replicate.optim import SGD
 from replicate.protocol import BEST_ON_VALIDATION, MaxNorm
-from replicate.record import write_atomically
+from replicate.record import unreadable, write_atomically
 
 if TYPE_CHECKING:
     from replicate.engine.captured import Graphs
@@ -55,6 +59,25 @@ class History:
         )
 
 
+#: Where epochs were trained: [the first epoch of a stretch, the environment of the process that trained it], in order.
+Stretches = Sequence[tuple[int, dict[str, Any]]]
+
+
+def stretched(before: Stretches, epoch: int, environment: dict[str, Any]) -> Stretches:
+    """With ``epoch`` and what follows trained in this environment."""
+    return before if before and before[-1][1] == environment else (*before, (epoch, environment))
+
+
+def stretches_tensor(stretches: Stretches) -> Tensor:
+    """As JSON text, uint8: a checkpoint holds tensors alone."""
+    return torch.tensor(list(json.dumps(stretches).encode()), dtype=torch.uint8)
+
+
+def stretches_of(told: Tensor | None) -> Stretches:
+    """The inverse of :func:`stretches_tensor`; nothing of a checkpoint that does not tell, as older ones do not."""
+    return () if told is None else tuple((first, environment) for first, environment in json.loads(bytes(told.tolist())))
+
+
 @dataclass
 class State:
     """A cell under training after ``epoch`` epochs, ``stage_epoch`` of them in its present stage.
@@ -62,7 +85,8 @@ class State:
     ``best`` is the network after epoch ``best_epoch``, the stage's best one on the validation split, where the stage hands that
     over. ``bound`` is the bound of a max-norm projection. ``observed`` follows each training image, in stored order, since the
     stage began: ``correct`` in the epoch before, ``ever_correct``, ``forgotten`` (how often it went from correct to wrong), and
-    ``epochs``; predictions are those made while training.
+    ``epochs``; predictions are those made while training. ``stretches`` tell where its epochs were trained, as far as that is
+    known.
     """
 
     model: Classifier
@@ -74,6 +98,7 @@ class State:
     best_epoch: int = 0
     bound: Tensor | None = None
     observed: dict[str, Tensor] = field(default_factory=dict)
+    stretches: Stretches = ()
     #: Steps that are captured for these very tensors; no part of the state.
     graphs: Graphs | None = field(default=None, repr=False, compare=False)
     _arranged: tuple[str | None, str | None] | None = None
@@ -210,19 +235,26 @@ class State:
         self.best = {name: value.to(device) for name, value in best.items()} if best else None
         self.best_epoch = int(named.get("best_epoch", 0))
         self.bound = named["bound"].to(device) if "bound" in named else None
+        self.stretches = stretches_of(named.get("stretches"))
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all. Raises ``BadInput`` if it cannot be written."""
-        save_tensors(self.tensors(), path)
+        # Where epochs were trained decides nothing: it is told beside the state.
+        told = {"stretches": stretches_tensor(self.stretches)} if self.stretches else {}
+        save_tensors({**self.tensors(), **told}, path)
 
     def restore(self, path: Path) -> bool:
-        """Load a checkpoint; False if it is not there or not whole, and the state is then not to be used."""
+        """Load a checkpoint; False if it is not there or not usable, and the state is then not to be used. Such a file is
+        removed, and errors are raised, as by :func:`read_tensors`."""
         named = read_tensors(path)
         if named is None:
             return False
         try:
             self.load(named)
-        except (RuntimeError, KeyError, TypeError, AttributeError):
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            if of_memory(error):
+                raise
+            _discard(path)
             return False
         return True
 
@@ -240,14 +272,45 @@ def save_tensors(named: dict[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """What :func:`save_tensors` wrote, on the CPU; None if it is not there, not whole, or not as it was written."""
+    """What :func:`save_tensors` wrote, on the CPU; None if it is not there. One that is not whole, or not as it was written, is
+    removed with a line on standard error, and None as well. Raises ``BadInput`` if it may not be read."""
     try:
-        named = torch.load(path, map_location="cpu", weights_only=True)
-        # torch checks no sums: a byte that changed on the disk would go on as a weight.
-        digest = named.pop(DIGEST)
-        return named if torch.equal(digest, _digest(named)) else None
-    except Exception:  # torch raises a dozen kinds for a truncated or foreign file; each means: train it again
+        with open(path, "rb"):  # apart from reading it: whether it may be read says nothing about what it holds
+            pass
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise unreadable("checkpoint", path, error) from None
+    try:
+        named: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        # torch checks no sums: a byte that changed on the disk would go on as a weight.
+        if torch.equal(named.pop(DIGEST), _digest(named)):
+            return named
+    except FileNotFoundError:  # removed since then, by another process
+        return None
+    except Exception as error:  # torch raises a dozen kinds for a truncated or foreign file; each means: train it again
+        if of_memory(error):
+            raise
+    _discard(path)
+    return None
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint that cannot be used, and say so."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    print(f"checkpoint {str(path)!r} is damaged and was removed; what is needed of it is trained again", file=sys.stderr)
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether an error means that there was not enough memory; libraries say so in several ways."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # The last is what cuDNN's last plan ends in when none of them gets its workspace.
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "unable to find an engine")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 #: Name of the digest among a checkpoint's tensors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -19,8 +19,8 @@ from replicate.engine import captured, numerics
 from replicate.engine.cell import Stopped, restored, train_cell
 from replicate.engine.heads import Features, train_pack
 from replicate.engine.loop import DeviceData
-from replicate.engine.state import History, State
-from replicate.grid import Cell, Programme, epoch_work
+from replicate.engine.state import History, State, of_memory
+from replicate.grid import Cell, Epoch, Programme, epoch_work
 from replicate.measures import MEASURES, applies
 from replicate.protocol import Augmentation
 from replicate.record import Record, Store
@@ -33,21 +33,27 @@ class Job:
     """What a lane is to do with a group: compute what is missing of Measures of cells that have Records, then train the others,
     each with its Measures.
 
-    ``keep``: nominal keys at which checkpoints stay; ``seconds`` until training has stopped at a checkpoint; ``threads`` at
-    first, where the numerics mode leaves their number open.
+    ``keep``: nominal keys at which checkpoints stay; ``ends``: when training has to have stopped at a checkpoint, by
+    :func:`time.monotonic`, which all processes of a machine share; ``pace``: seconds that a unit of work took at most so far, 0
+    if that is not known; ``threads`` at first, where the numerics mode leaves their number open.
     """
 
     measure: tuple[Cell, ...]
     train: tuple[Cell, ...]
     edition: str
     keep: frozenset[str]
-    seconds: float | None
+    ends: float | None
     threads: int
+    pace: float = 0.0
 
     @property
     def first(self) -> Cell:
         """All its cells have this one's data, network and seed."""
         return (self.train or self.measure)[0]
+
+    def over(self, seconds: float = 0.0) -> bool:
+        """Whether its time is up, or would be after so many seconds."""
+        return self.ends is not None and time.monotonic() + seconds >= self.ends
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class CellEnded:
 
 @dataclass(frozen=True)
 class GroupEnded:
-    """The lane is free; ``stopped``: the time was up before all cells were trained."""
+    """The lane is free; ``stopped``: the time was up before all cells were trained. Measures may be missing then, too."""
 
     stopped: bool = False
 
@@ -103,6 +109,10 @@ class Lanes(Protocol):
     def fit(self) -> int:
         """How many lanes the memory takes, by what the only one that ran took in its first epoch."""
 
+    def let_go(self, short: int) -> bool:
+        """Let go of the memory that free lanes hold. Returns whether one of them did that is not ``short``, the lane which had
+        too little."""
+
     def close(self) -> None:
         """Stop what still runs, at its latest checkpoint."""
 
@@ -118,7 +128,7 @@ class Lane:
         self._store = store
         self._measures = measures
         self._features: Features | None = None
-        self._pace: dict[object, float] = {}  # seconds of the latest epoch, by how programmes start
+        self._pace: dict[object, float] = {}  # seconds for a unit of the latest epoch's work, by kind of epoch
 
     def do(self, job: Job, data: DeviceData, tell: Tell, threads: Callable[[], int | None] = lambda: None) -> None:
         """Do a job on its data; the last event says that it is over. ``threads`` says after every epoch how many there are from
@@ -126,7 +136,7 @@ class Lane:
         try:
             self._do(job, data, tell, threads)
         except Exception as error:
-            if not _of_memory(error):
+            if not of_memory(error):
                 raise
         else:
             return
@@ -141,38 +151,44 @@ class Lane:
     def _do(self, job: Job, data: DeviceData, tell: Tell, threads: Callable[[], int | None]) -> None:
         if self._features is not None and self._features.data is not data:
             self._features = None
-        first, ends = job.first, None if job.seconds is None else time.monotonic() + job.seconds
+        first, start = job.first, job.first.programme.start
         chosen = mode_of(first, data.device)
         numerics.enter(chosen)
         open_threads = chosen.threads is None and data.device.type == "cpu"
         if open_threads:
             torch.set_num_threads(job.threads)
         for cell in job.measure:
-            self._measure(cell, None, data, job.edition)
+            self._measure(cell, None, data, job)
         if not job.train:
             tell(GroupEnded())
             return
-
-        def out_of_time() -> bool:
-            # An epoch that would end too late is not begun: who limits time may kill what overruns it.
-            return ends is not None and time.monotonic() + self._pace.get(first.programme.start, 0.0) >= ends
-
-        if out_of_time():
+        if job.over():
             tell(GroupEnded(stopped=True))
             return
+
+        def kind(row: Epoch) -> object:
+            # The first epoch on a frozen backbone computes the features that later ones may only look up.
+            return start.network, row.frozen, row.begins
+
+        def out_of_time(row: Epoch) -> bool:
+            # An epoch that would end too late is not begun: who limits time may kill what overruns it.
+            slowest = max(job.pace, *self._pace.values(), 0.0)
+            return job.over(epoch_work(start, row) * self._pace.get(kind(row), slowest))
+
         place = {id(cell): place for place, cell in enumerate(job.train)}
 
         def each_epoch(number: int, history: History, seconds: float) -> None:
-            self._pace[first.programme.start] = seconds
+            row = first.programme.epoch(number)
+            work = epoch_work(start, row)
+            self._pace[kind(row)] = seconds / work
             accuracy = 100.0 * float(history.test[-1].sum()) / len(data.test.labels)
-            work = epoch_work(first.programme.start, first.programme.epoch(number))
             tell(EpochEnded(number, history.loss[-1], accuracy, work, seconds))
             if open_threads and (now := threads()) is not None:
                 torch.set_num_threads(now)
 
         def finished(cell: Cell, record: Record, state: State | None) -> None:
             if record.failed is None:
-                self._measure(cell, state, data, job.edition)
+                self._measure(cell, state, data, job)
             tell(CellEnded(place[id(cell)], record.failed))
 
         how: dict[str, Any] = {
@@ -199,18 +215,21 @@ class Lane:
             self._features = Features(key, begun, data)
         return self._features
 
-    def _measure(self, cell: Cell, state: State | None, data: DeviceData, edition: str) -> None:
-        """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is whole."""
-        missing = missing_measures(cell, self._store, edition, self._measures)
-        if missing and state is None:
-            state = restored(cell, self._store, edition, data.device)
+    def _measure(self, cell: Cell, state: State | None, data: DeviceData, job: Job) -> None:
+        """Compute what is missing, from the state at hand or from the final checkpoint; nothing if neither is whole. Once the
+        job's time is up, what is still missing is left to another job, which finds the checkpoint."""
+        missing = missing_measures(cell, self._store, job.edition, self._measures)
+        if missing and state is None and not job.over():
+            state = restored(cell, self._store, job.edition, data.device)
         if state is None:
             return
-        source, trained_key = cell.programme.start.data.source, cell.programme.keys(edition)[-1]
+        source, trained_key = cell.programme.start.data.source, cell.programme.keys(job.edition)[-1]
         for name in missing:
+            if job.over():
+                return
             # An empty one says that there is nothing to tell, so that it is not asked again.
             told = MEASURES[name](state, data, cell) or {}
-            self._store.write_measure(name, source, edition, trained_key, cell.seed, told)
+            self._store.write_measure(name, source, job.edition, trained_key, cell.seed, told)
 
 
 def mode_of(cell: Cell, device: torch.device) -> numerics.Numerics:
@@ -228,14 +247,6 @@ def missing_measures(cell: Cell, store: Store, edition: str, measures: Sequence[
         for name in measures
         if applies(name, cell) and store.measure(name, source, edition, trained_key, cell.seed) is None
     ]
-
-
-def _of_memory(error: Exception) -> bool:
-    """Whether an error means that there was not enough memory; libraries say so in several ways."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def settle(device: torch.device) -> None:
@@ -277,10 +288,18 @@ class Materials(Generic[T]):
         """That of a cell, for this lane."""
         data = self._used[lane] = cell.programme.start.data
         # Before the next one is made: both at once would be the peak.
-        self._made = {used: made for used, made in self._made.items() if used in self._used.values()}
+        self._drop()
         if data not in self._made:
             self._made[data] = self._make(cell)
         return self._made[data]
+
+    def only(self, lanes: Set[int]) -> None:
+        """Let go of what none of these lanes trains on."""
+        self._used = {lane: data for lane, data in self._used.items() if lane in lanes}
+        self._drop()
+
+    def _drop(self) -> None:
+        self._made = {data: made for data, made in self._made.items() if data in self._used.values()}
 
 
 class Here:
@@ -289,23 +308,29 @@ class Here:
     def __init__(self, materials: Materials[DeviceData], lane: Lane) -> None:
         self._materials = materials
         self._lane = lane
-        self._job: Job | None = None
+        self._next: tuple[Job, DeviceData] | None = None
 
     def start(self, lane: int, job: Job) -> None:
-        """Remember the job."""
-        self._job = job
+        """Make what the job needs."""
+        self._next = job, self._materials.of(job.first)
 
     def share(self, lane: int, threads: int) -> None:
         """Nobody to share with."""
 
     def wait(self, hear: Callable[[int, Event], None]) -> None:
         """Do the whole job."""
-        assert self._job is not None
-        self._lane.do(self._job, self._materials.of(self._job.first), partial(hear, 0))
+        assert self._next is not None
+        job, data = self._next
+        self._next = None  # the next one's data are made when these are let go
+        self._lane.do(job, data, partial(hear, 0))
 
     def fit(self) -> int:
         """One."""
         return 1
+
+    def let_go(self, short: int) -> bool:
+        """There is no other lane."""
+        return False
 
     def close(self) -> None:
         """Nothing is left to stop."""

@@ -14,6 +14,7 @@ from replicate import losses
 from replicate.data.sources import Images
 from replicate.engine import loop, numerics
 from replicate.engine.loop import DeviceData
+from replicate.engine.state import of_memory
 from replicate.errors import BadInput
 from replicate.grid import Cell
 from replicate.launch import memory
@@ -38,7 +39,7 @@ from replicate.launch.streams import MOST, Streams
 from replicate.launch.workers import POSSIBLE, Shared, Workers
 from replicate.models import outline
 from replicate.protocol import SOURCES, Augmentation, Network
-from replicate.record import Store
+from replicate.record import Store, exists
 
 #: Work from which on worker processes pay off, in passes of one image times the numbers of an image. To start one takes 2.1 s
 #: of its core (importing torch), and the second one waits for the first one's epoch besides; the runs of the digits tables do
@@ -48,7 +49,8 @@ WORTH_WORKERS: Final = 12e6
 
 @dataclass
 class Outcome:
-    """What a launch did: cells that were done before, trained now, failed, and left; epochs trained now."""
+    """What a launch did: cells that were done before, trained now, failed, and left; epochs trained now; cells with Measures
+    that were left."""
 
     before: int = 0
     trained: int = 0
@@ -56,6 +58,7 @@ class Outcome:
     left: list[Cell] = field(default_factory=list)
     epochs: int = 0
     epochs_left: int = 0
+    unmeasured: int = 0
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
     *,
     keep: Callable[[Cell], Set[str]] = lambda cell: frozenset(),
     measures: Sequence[str] = (),
-    time_limit: float | None = None,
+    ends: float | None = None,
     workers: int | None = None,
     progress: Progress,
 ) -> Outcome:
@@ -78,11 +81,10 @@ def run(
 
     ``edition_of`` by source; ``load`` reads a source when a column of it begins, and what is not in its split is let go again
     (for CIFAR 180 MiB). ``keep`` says at which nominal keys a cell's checkpoints stay (see
-    :func:`replicate.engine.cell.train_cell`); ``time_limit`` in seconds from now: training stops at a checkpoint before an
-    epoch that would end later. Raises ``BadInput`` if the store cannot be written or holds a damaged file, or if the memory
-    does not even take one cell. On Ctrl-C the last checkpoints stay.
+    :func:`replicate.engine.cell.train_cell`); ``ends``, by :func:`time.monotonic`: training stops at a checkpoint before an
+    epoch that would end later by the pace so far, and no Measure begins after it. Raises ``BadInput`` if the store cannot be
+    written or holds a damaged file, or if the memory does not even take one cell. On Ctrl-C the last checkpoints stay.
     """
-    ends = None if time_limit is None else time.monotonic() + time_limit
     left = store.epochs_left(planned, edition_of)
     progress.expect(sum(work for _, work in left.values()))
     groups = together(planned, edition_of)
@@ -97,6 +99,8 @@ def run(
         lanes.close()
     outcome = whole.outcome
     outcome.epochs_left = len(store.epochs_left(outcome.left, edition_of))
+    if ends is not None and time.monotonic() >= ends:
+        outcome.unmeasured = sum(whole.measurable(cell, group.edition) for group in groups for cell in group.cells)
     return outcome
 
 
@@ -182,6 +186,7 @@ class _Run:
         self._keep = keep
         self._measures = measures
         self._ends = ends
+        self._pace = 0.0  # seconds of a unit of work, at most
         self._progress = progress
         self._running: dict[int, _Running] = {}
         self._threads: dict[int, int] = {}  # of each lane, as it was told last
@@ -201,7 +206,7 @@ class _Run:
 
     def _there(self, group: Group, epoch: int) -> bool:
         source = group.cells[0].programme.start.data.source
-        return self._store.checkpoint(source, group.edition, group.chain[epoch], epoch, group.seed).exists()
+        return exists(self._store.checkpoint(source, group.edition, group.chain[epoch], epoch, group.seed))
 
     def _fill(self) -> None:
         """Start groups until lanes or groups that may start are used up, then share the cores among those at work."""
@@ -226,13 +231,12 @@ class _Run:
                 train.append(cell)
                 continue
             self._count(cell, record.failed)
-            if record.failed is None and self._measurable(cell, group.edition):
+            if record.failed is None and self.measurable(cell, group.edition):
                 measure.append(cell)
-        seconds = None if self._ends is None else self._ends - time.monotonic()
         place = group.before + len(group.cells) - len(train) + 1
-        if seconds is not None and seconds <= 0:
+        if self._ends is not None and time.monotonic() >= self._ends:
             self.outcome.left += train
-            train = []
+            train, measure = [], []
         if not train and not measure:
             return False
         lane = next(lane for lane in range(self._many) if lane not in self._running)
@@ -245,16 +249,25 @@ class _Run:
         chain = set(train[0].programme.keys("")) if train else set()
         self._threads[lane] = self._share()
         kept = frozenset(self._keep(train[0]) & chain) if train else frozenset()
-        self._lanes.start(lane, Job(tuple(measure), tuple(train), group.edition, kept, seconds, self._threads[lane]))
+        job = Job(tuple(measure), tuple(train), group.edition, kept, self._ends, self._threads[lane], self._pace)
+        try:
+            self._lanes.start(lane, job)
+        except Exception as error:
+            if not of_memory(error):
+                raise
+        else:
+            return True
+        # Outside of the handler: the error holds on to what was made.
+        self._halve(lane)
         return True
 
-    def _measurable(self, cell: Cell, edition: str) -> bool:
+    def measurable(self, cell: Cell, edition: str) -> bool:
         """Whether a Measure of a cell with a Record is missing and its checkpoint is there."""
         programme = cell.programme
         final = self._store.checkpoint(
             programme.start.data.source, edition, programme.keys(edition)[-1], programme.length, cell.seed
         )
-        return bool(missing_measures(cell, self._store, edition, self._measures)) and final.exists()
+        return bool(missing_measures(cell, self._store, edition, self._measures)) and exists(final)
 
     def _count(self, cell: Cell, failed: dict[str, object] | None) -> None:
         """Enter a cell with a Record into the outcome, once."""
@@ -273,6 +286,7 @@ class _Run:
         if isinstance(event, EpochEnded):
             self.outcome.epochs += 1
             running.work += event.work
+            self._pace = max(self._pace, event.seconds / event.work)
             self._schedule.reached(running.group, event.number)
             self._progress.epoch(
                 event.number, loss=event.loss, accuracy=event.accuracy, work=event.work, seconds=event.seconds, lane=lane
@@ -294,11 +308,13 @@ class _Run:
                 self._progress.end("stopped at a checkpoint" if event.stopped else running.note, lane)
 
     def _halve(self, lane: int) -> None:
-        """Train a group again that the memory was too short for, from its last checkpoint and with half as many beside it."""
+        """Train a group again that the memory was too short for, from its last checkpoint, with half as many beside it and
+        nothing kept by lanes that are free."""
         at_once = len(self._running)
         running = self._running.pop(lane)
         label = next(iter(running.left.values()), running.group.cells[0]).label
-        if running.alone:
+        others = self._lanes.let_go(lane)
+        if running.alone and not others:
             raise BadInput(f"the memory is too short to train {label!r} alone; free some, or take another machine or --device")
         self._allowed, self._measured = max(1, at_once // 2), True
         self._schedule.again(running.group)

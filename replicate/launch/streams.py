@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import queue
 from collections.abc import Callable, Sequence
 from threading import Thread
@@ -11,8 +12,9 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from replicate.engine import captured
 from replicate.engine.loop import DeviceData
-from replicate.launch.lanes import Event, Job, Lane, Materials, settle
+from replicate.launch.lanes import LAST, Event, Job, Lane, Materials, settle
 from replicate.record import Store
 
 #: Lanes at most: launches of so many small networks keep a large GPU busy.
@@ -43,6 +45,7 @@ class Streams:
         self._meter = meter
         self._lanes: dict[int, tuple[Lane, Any]] = {}
         self._threads: dict[int, Thread] = {}
+        self._busy: set[int] = set()
         self._heard: queue.Queue[tuple[int, Event | BaseException]] = queue.Queue()
 
     def start(self, lane: int, job: Job) -> None:
@@ -54,6 +57,7 @@ class Streams:
         data = self._materials.of(job.first, lane)
         settle(self._device)  # images were moved there on another stream
         self._meter.begin()
+        self._busy.add(lane)
         self._threads[lane] = Thread(target=self._run, args=(lane, job, data), daemon=True)
         self._threads[lane].start()
 
@@ -76,7 +80,22 @@ class Streams:
                 break
         if isinstance(told, BaseException):
             raise told
+        if isinstance(told, LAST):
+            self._busy.discard(lane)
         hear(lane, told)
+
+    def let_go(self, short: int) -> bool:
+        """Features that free lanes remember, data that none of the others trains on, and what the allocator keeps for them."""
+        settle(self._device)  # what is let go may still be read by what was queued
+        free = self._lanes.keys() - self._busy
+        for lane in free:
+            del self._lanes[lane]
+        self._materials.only(self._busy)
+        gc.collect()
+        if self._device.type == "cuda":
+            with captured.LOCK:
+                torch.cuda.empty_cache()
+        return bool(free - {short})
 
     def fit(self) -> int:
         """As many as the meter says."""

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from replicate.engine import numerics
 from replicate.engine.loop import DeviceData
+from replicate.engine.state import of_memory
 from replicate.errors import BadInput
 from replicate.launch import memory
 from replicate.launch.lanes import LAST, Broken, Event, Job, Lane, Materials, MemoryShort
@@ -201,19 +202,30 @@ class Workers:
         """By the memory that the one busy worker has taken so far."""
         return 1 + memory.fitting(memory.available(), max(worker.peak for worker in self._workers.values()))
 
+    def let_go(self, short: int) -> bool:
+        """Processes without work, and data that none of the others trains on."""
+        free = {lane for lane, worker in self._workers.items() if not worker.busy}
+        self._end(free)
+        self._materials.only(self._workers.keys())
+        return bool(free - {short})
+
     def close(self) -> None:
         """End every process; those at work leave their latest checkpoints."""
-        for worker in self._workers.values():
+        self._end(set(self._workers))
+
+    def _end(self, lanes: Set[int]) -> None:
+        """End the processes of these lanes."""
+        workers = [self._workers.pop(lane) for lane in lanes]
+        for worker in workers:
             worker.channel.close()  # those without work end by this
             if worker.busy:
                 worker.process.terminate()
         until = time.monotonic() + PATIENCE_SECONDS
-        for worker in self._workers.values():
+        for worker in workers:
             worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-        self._workers.clear()
 
 
 @contextlib.contextmanager
@@ -253,15 +265,15 @@ def _work(channel: Connection, store: Store, measures: Sequence[str]) -> None:
             if isinstance(told, int):  # threads for a job that was over by then
                 continue
             job, sent = told
-            if sent:
-                del data  # before the next one is there
-                data = received(channel)
             try:
+                if sent:
+                    data = cast(DeviceData, None)  # before the next one is there
+                    data = received(channel)
                 lane.do(job, data, tell, threads)
             except BadInput as error:
                 tell(error)
-            except Exception:
-                tell(Broken(traceback.format_exc()))
+            except Exception as error:
+                tell(MemoryShort() if of_memory(error) else Broken(traceback.format_exc()))
 
 
 def _interrupt(number: int, frame: object) -> None:
