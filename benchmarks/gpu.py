@@ -120,10 +120,14 @@ def against_scripts(bench: Bench) -> Told:
             tasks = {"engine": task}
             tasks |= {f"{n} workers": replace(task, what="plain", loader_workers=n) for n in workers}
             speeds: dict[str, list[float]] = {name: [] for name in tasks}
-            for pair in range(pairs):
-                for name in list(tasks)[:: 1 if pair % 2 == 0 else -1]:
-                    (found,) = measure(tasks[name])
-                    speeds[name].append(task.batches * BATCH / found["seconds"])
+            try:
+                for pair in range(pairs):
+                    for name in list(tasks)[:: 1 if pair % 2 == 0 else -1]:
+                        (found,) = measure(tasks[name])
+                        speeds[name].append(task.batches * BATCH / found["seconds"])
+            except Exception as error:  # a network that cannot be measured leaves the others
+                told[f"{network}, {step}"] = {"failed": f"{type(error).__name__}: {error}"}
+                continue
             ratios = {
                 name: statistics.median(ours / theirs for ours, theirs in zip(speeds["engine"], speeds[name], strict=True))
                 for name in tasks
@@ -217,14 +221,18 @@ def precisions(bench: Bench) -> Told:
         except BadInput as error:
             told[precision] = {"failed": str(error)}
             continue
-        found = told[precision] = {"epoch": bench.seconds(programme)}
-        for seed in (0, 1):
-            # Half of the epochs at the first rate, half after a drop: what a short run can say.
-            state = bench.train(programme, [6] * bench.epochs + [min(161, programme.length)] * bench.epochs, seed)
-            found[f"seed {seed}"] = {
-                "loss": state.history.loss[-1],
-                "accuracy": 100 * float(state.history.test[-1].sum()) / len(bench.data.test),
-            }
+        found = told[precision] = {}
+        try:
+            found["epoch"] = bench.seconds(programme)
+            for seed in (0, 1):
+                # Half of the epochs at the first rate, half after a drop: what a short run can say.
+                state = bench.train(programme, [6] * bench.epochs + [min(161, programme.length)] * bench.epochs, seed)
+                found[f"seed {seed}"] = {
+                    "loss": state.history.loss[-1],
+                    "accuracy": 100 * float(state.history.test[-1].sum()) / len(bench.data.test),
+                }
+        except Exception as error:  # one that diverges leaves the others to be measured
+            found["failed"] = f"{type(error).__name__}: {error}"
     numerics.enter(numerics.mode(bench.programme("CE").start.network, bench.device))
     return told
 

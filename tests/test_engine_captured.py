@@ -411,6 +411,7 @@ def test_gpu_cells_side_by_side_equal_each_alone(short_paper, digits, data_of, c
         except BaseException as error:
             errors.append(error)
 
+    data.train(cells[0].programme.epoch(1).feed.augmentation)  # made on this stream, which is waited for
     torch.cuda.synchronize()
     threads = [threading.Thread(target=train, args=(cell, "together", torch.cuda.Stream())) for cell in cells]
     for thread in threads:

@@ -11,7 +11,7 @@ from papers.lort import CIFAR_COLUMNS, DIGITS, DIGITS_LT, PAPER, SECOND_SGD
 from replicate import grid
 from replicate.data.longtail import split
 from replicate.engine import cell as cell_module
-from replicate.engine import heads, loop, plain
+from replicate.engine import heads, loop, numerics, plain
 from replicate.engine.cell import Stopped, restored, train_cell
 from replicate.engine.numerics import Numerics
 from replicate.launch import local
@@ -399,7 +399,7 @@ def test_on_a_gpu_classifiers_side_by_side_equal_those_trained_alone(digits, tmp
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     device = torch.device("cuda")
-    mode = Numerics("cuda")
+    numerics.enter(mode := Numerics("cuda"))
     cells = packs(packed(short()))[0]
     data = loop.DeviceData(split(digits, cells[0].column.data), cells[0].programme, device)
 

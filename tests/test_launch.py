@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import FakeLanes, FakeStore, alone, assert_alike, launched, several
+from torch.torch_version import TorchVersion
 from training import run
 
 from papers import lort, unified_bound, wb
@@ -320,6 +321,14 @@ def test_how_many_side_by_side(monkeypatch):
     assert counted(monkeypatch, planned, work=local.WORTH_WORKERS / 2) == 1
     assert counted(monkeypatch, planned, asked=3, work=1.0) == 3 and counted(monkeypatch, planned, asked=20) == 6
     assert counted(monkeypatch, planned, asked=1) == 1 and counted(monkeypatch, []) == 1
+
+
+@pytest.mark.parametrize("version, many", [("2.4.1", 1), ("2.10.0+cu128", 1), ("2.11.0", 6), ("2.13.0+cu130", 6)])
+def test_a_gpu_has_one_lane_where_threads_may_not_share_it(monkeypatch, version, many):
+    planned = digits_cells(unified_bound.PAPER, ["CE"], seeds=range(6))
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(numerics, "mode", lambda *of, **how: numerics.Numerics("cuda"))
+    assert local._how_many(together(planned, {"digits": "official"}), torch.device("cuda"), None, 1.0) == many
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
