@@ -116,7 +116,7 @@ def _how_many(groups: Sequence[Group], device: torch.device, asked: int | None, 
             return 1
         # Before, a replay in one thread broke off a capture in another, and threads shared workspaces without a lock
         # (github.com/pytorch/pytorch/pull/143777, 167248).
-        if torch.__version__ < (2, 11):
+        if torch.__version__ < "2.11":  # by versions, not by letters
             return 1
         most = MOST
     return max(1, min(asked or most, len(groups)))
