@@ -210,12 +210,11 @@ def compared(request: Request, kept: Store, columns: Sequence[Column], editions:
 
 
 def _judged_by(table: Table, kept: Store, editions: Mapping[str, str]) -> dict[str, Any]:
-    """These editions, those of the table's other data, which are judged with them, and how comparable each is."""
+    """See :func:`replicate.report.diff.judged_by`."""
     from replicate.data.sources import comparability
     from replicate.report import diff
 
-    every = {**diff.closest(table.columns, kept, comparability), **editions}
-    return {"edition_of": every, "comparability": {source: comparability(source, edition) for source, edition in every.items()}}
+    return diff.judged_by(table, kept, editions, comparability)
 
 
 def _second_runs(paper: str | None, form: str, which: Mapping[str, Any]) -> None:

@@ -78,6 +78,15 @@ def closest(columns: Iterable[Column], store: Store, comparability: Callable[[st
     return found
 
 
+def judged_by(
+    table: Table, store: Store, editions: Mapping[str, str], comparability: Callable[[str, str], str]
+) -> dict[str, dict[str, str]]:
+    """``edition_of`` and ``comparability`` as :func:`compare` takes them: these editions, and the closest ones of the table's
+    other data, which are judged with them."""
+    every = {**closest(table.columns, store, comparability), **editions}
+    return {"edition_of": every, "comparability": {source: comparability(source, edition) for source, edition in every.items()}}
+
+
 def compare(
     store: Store,
     paper: Paper,

@@ -56,11 +56,11 @@ class Summary:
 
     ``n`` runs stand behind ``value``; ``runs`` are their own values, where known. ``sd`` is the sample standard deviation of
     single runs, pooled over ``rows`` rows (so many as they count for), with ``df`` degrees of freedom; None where nothing is
-    known of it. ``borrowed``: sd
-    and df are the other side's, which knows of no spread of its own. ``statistic``:
-    ``"mean"``; ``"best"``, the value of the best of n runs; or ``"shifted"``, a mean plus ``shift`` times ``correlation`` times
-    sd. ``correlation``: over single runs, of this metric with the one by which the best run is chosen; ``best``: that run's
-    value, None where it is the largest. ``ratio``, on the log scale: sd/mean before the logarithm.
+    known of it. ``borrowed``: sd and df are the other side's, which knows of no spread of its own.
+
+    ``statistic``: ``"mean"``; ``"best"``, the value of the best of n runs; or ``"shifted"``, a mean plus ``shift`` times
+    ``correlation`` times sd. ``correlation``: over single runs, of this metric with the one by which the best run is chosen;
+    ``best``: that run's value, None where it is the largest. ``ratio``, on the log scale: sd/mean before the logarithm.
     """
 
     value: float
@@ -181,9 +181,8 @@ def summaries(
     for column in columns:
         with_runs = [r for key, r in replicas.items() if key[2:] == column and r.mean is not None]
         correlations[column] = _correlation(with_runs)
-        rows = list(
-            {tuple(r.values.items()): r for r in with_runs}.values()
-        )  # one network under several adjustments counts once
+        # One network under several adjustments counts once.
+        rows = list({tuple(r.values.items()): r for r in with_runs}.values())
         alike = together([r.values for r in rows])
         ours[column] = _pool_scaled(
             ((r.sd * math.sqrt(r.n / (r.n - 1)), r.n, r.mean) for r in rows if r.sd is not None and r.mean is not None),

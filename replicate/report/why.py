@@ -173,16 +173,8 @@ def _explained(
 ) -> list[str]:
     source, column = place.column.data.source, place.column
     choice = choose(found.runs, selection, paper.selects_on)
-    edition_of = {**diff.closest(place.table.columns, store, comparability), source: edition}
-    rows = diff.compare(
-        store,
-        paper,
-        place.table,
-        selection=selection,
-        edition_of=edition_of,
-        comparability={one: comparability(one, of) for one, of in edition_of.items()},
-        columns=[column],
-    )
+    how: dict[str, Any] = diff.judged_by(place.table, store, {source: edition}, comparability)
+    rows = diff.compare(store, paper, place.table, selection=selection, columns=[column], **how)
     mine = [row for row in rows if row.key[:2] == (place.block.title, place.row.label)]
     replicas = {metric: choice.replica(metric, found.measured) for metric in place.table.metrics}
     origin = provenance.origin(paper, place.table, column, place.method, found.runs, next(iter(replicas.values())))

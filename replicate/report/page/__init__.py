@@ -149,8 +149,8 @@ def view(
 ) -> View:
     """One table on one edition of its data; ``other`` as in :func:`replicate.report.counterparts.counterparts`. Raises
     ``BadInput`` for a damaged Record or Measure."""
-    every = {**diff.closest(table.columns, store, comparability), **edition_of}
-    judged_as = {source: comparability(source, edition) for source, edition in every.items()}
+    how: dict[str, Any] = diff.judged_by(table, store, edition_of, comparability)
+    every, judged_as = how["edition_of"], how["comparability"]
     beside = diff.judged_beside(table, columns, every)
     names = {column.name for column in columns}
     replicas: dict[tables.Key, Replica] = {}
@@ -165,8 +165,7 @@ def view(
             for one in filter(None, (replica, replica.cross_fitted)):
                 column = next(column for column in columns if column.name == key[2])
                 origins[key, one.selection] = provenance.origin(paper, table, column, _method(table, key), found.runs, one)
-    how: dict[str, Any] = {"edition_of": every, "comparability": judged_as, "columns": columns, "beside": beside}
-    rows = diff.compared(paper, table, replicas, judged, **how)
+    rows = diff.compared(paper, table, replicas, judged, columns=columns, beside=beside, **how)
     compared = any(not column.stand_in and judged_as[column.data.source] != "not comparable" for column in columns)
     numbers = tables.printed(paper, table) if compared or table.descriptive else {}
     own = counterparts.counterparts(table, columns, other, selection="as-published", edition_of=edition_of)
@@ -335,9 +334,8 @@ def _chapter(
             if place == 0 or one.filled:
                 (stand_ins if instead else views).append(replace(one, main=place == 0))
             if not table.descriptive and not instead:
-                every = {**diff.closest(table.columns, store, comparability), **edition_of}
-                judged_as = {source: comparability(source, edition) for source, edition in every.items()}
-                others += readings.lines(store, paper, table, edition_of=every, comparability=judged_as, columns=columns)
+                judged_with: dict[str, Any] = diff.judged_by(table, store, edition_of, comparability)
+                others += readings.lines(store, paper, table, columns=columns, **judged_with)
             if place == 0 or instead:
                 main |= edition_of
     judged_as = {source: comparability(source, edition) for source, edition in main.items()}
