@@ -416,9 +416,7 @@ def _claims(rows: Sequence[Row]) -> Iterator[str]:
         key: (here, there if there is None or there.borrowed else alone[key])
         for key, (here, there) in verdicts.summaries(ours, theirs, scale).items()
     }
-    # Rows that print the ratio of one network, under several adjustments, are one in an order.
-    network = {(p.value_text, p.std_text) if scale == "log" else key: key for key, p in theirs.items()}
-    kept, separable = verdicts.ranking(sides[key] for key in network.values())
+    kept, separable = verdicts.ranking(sides[key] for key in verdicts.one_per_network(theirs, scale))
     if separable:
         yield f"Order: {kept} of {separable} separable pairs keep their order."
     if scale == "log" or spot.metric.group is not None:

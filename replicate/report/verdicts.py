@@ -189,11 +189,11 @@ def summaries(
             scale,
             alike,
         )
-        with_spread = [p for key, p in printed.items() if key[2:] == column and p.value is not None and p.std is not None]
+        networks = [printed[key] for key in one_per_network(printed, scale) if key[2:] == column]
         theirs[column] = _pool_scaled(
             (
                 (*sample_sd(p.std, p.n, p.spread_kind), p.value)
-                for p in _networks(with_spread, scale)
+                for p in networks
                 if p.value is not None and p.std is not None and (p.n is None or p.n > 1)
             ),
             scale,
@@ -229,11 +229,12 @@ def _correlation(replicas: Iterable[Replica]) -> float:
     return max(-1.0, min(1.0, products / math.sqrt(squares * others)))
 
 
-def _networks(printed: Sequence[Printed], scale: str) -> list[Printed]:
-    """On the log scale, of discriminant ratios, each number with its spread once: they are of networks, which rows share."""
+def one_per_network(printed: Mapping[Key, Printed], scale: str) -> list[Key]:
+    """Every place on the linear scale. On the log scale, of discriminant ratios, one of the places of a column that print the
+    same number with the same spread: it is one network's, which rows with several adjustments share."""
     if scale == "linear":
         return list(printed)
-    return list({(number.value_text, number.std_text): number for number in printed}.values())
+    return list({(key[2:], number.value_text, number.std_text): key for key, number in printed.items()}.values())
 
 
 def _pool_scaled(spreads: Iterable[tuple[float, int, float]], scale: str, together: float) -> tuple[float, float, float] | None:
