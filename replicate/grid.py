@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from replicate.errors import BadInput
 from replicate.protocol import (
+    BEST_ON_VALIDATION,
     EVALUATING,
     SOURCES,
     Adjustment,
@@ -98,7 +99,7 @@ class Epoch(Description):
             self.trained == "head"
             and self.batch_norm == EVALUATING
             and self.objective.regulariser is None
-            and not (self.sam_radius or self.decayed or self.hands_over or self.starts_from or self.unit_rows)
+            and not (self.sam_radius or self.decayed or self.hands_over or self.unit_rows)
             and not (self.restart_momentum or (self.projection is not None and self.projection.each != "epoch"))
         )
 
@@ -335,9 +336,11 @@ def compile_method(
     for before, after in itertools.pairwise((stage, *later)):
         (count, opening), *others = _rows(((1, _given(after.epochs), after),), quick)
         # Every stage has an optimiser of its own, so restarted momentum needs no mark beside ``begins``.
-        begun = replace(opening, begins=True, starts_from=before.hands_over, unit_rows=after.unit_rows, head=after.head)
+        starts_from = _given(before.hands_over)
+        begun = replace(opening, begins=True, starts_from=starts_from, unit_rows=after.unit_rows, head=after.head)
         rows += [(1, begun), *([(count - 1, opening)] if count > 1 else []), *others]
-    if not column.data.validation and any(row.hands_over or row.starts_from for _, row in rows):
+    chosen = {row.hands_over for _, row in rows} | {row.starts_from for _, row in rows}
+    if BEST_ON_VALIDATION in chosen and not column.data.validation:
         raise ValueError(f"{column.name} has no validation split to choose the state that a stage hands over by")
     data = column.data.shown(QUICK_TEST_IMAGES, QUICK_VALIDATION_IMAGES) if quick else column.data
     source = SOURCES[data.source]
@@ -391,7 +394,7 @@ def _epoch(stage: Stage, batches: int | None) -> Epoch:
         decayed=sgd.decayed if _given(sgd.weight_decay) else None,  # without decay it acts on nothing, whatever the rule
         projection=sgd.projection,
         trained=stage.trained,
-        hands_over=stage.hands_over,
+        hands_over=_given(stage.hands_over),
         batch_norm=stage.batch_norm,
     )
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "BALANCED_ACCURACY",
+    "BEST_ON_TEST",
     "BEST_ON_VALIDATION",
     "CLASS_BALANCED",
     "DECAYED",
@@ -321,8 +322,8 @@ class Feed(Description):
 
 
 #: What a stage hands over: None, its last state; or the state after its epoch of best balanced accuracy on the validation
-#: split, ties to the earlier. That state is then also the one that is evaluated, adjusted and measured.
-BEST_ON_VALIDATION = "best on validation"
+#: split or the test set, ties to the earlier. That state is then also the one that is evaluated, adjusted and measured.
+BEST_ON_VALIDATION, BEST_ON_TEST = "best on validation", "best on test"
 
 #: Batch norm in evaluation mode while training: running statistics are used and stay as they are.
 EVALUATING = "evaluating"
@@ -336,8 +337,8 @@ class Stage(Description):
     always restarts it. ``trained`` None: every parameter; ``"head"``: the classifier alone. ``batch_norm`` None: batch
     statistics are used and gathered; or :data:`EVALUATING`, where the backbone of a stage that trains the head is a fixed
     function of an image. ``head`` None: the classifier goes on as it is; else its class vectors go on in a head of this form
-    (see :class:`Method`). ``unit_rows``: class vectors are scaled to length 1 before the first epoch. ``hands_over``: None or
-    :data:`BEST_ON_VALIDATION`."""
+    (see :class:`Method`). ``unit_rows``: class vectors are scaled to length 1 before the first epoch. ``hands_over``: None,
+    :data:`BEST_ON_VALIDATION` or :data:`BEST_ON_TEST`."""
 
     epochs: int | Free
     objective: Objective
@@ -347,7 +348,7 @@ class Stage(Description):
     restart_momentum: bool = False
     trained: str | None = None
     unit_rows: bool = False
-    hands_over: str | None = None
+    hands_over: str | Free | None = None
     batch_norm: str | None = None
     head: str | None = None
 

@@ -17,6 +17,7 @@ from replicate.engine.keyed import generator
 from replicate.engine.loop import DeviceData
 from replicate.models.heads import CosineHead, ScalingHead
 from replicate.protocol import (
+    BEST_ON_TEST,
     BEST_ON_VALIDATION,
     CLASS_BALANCED,
     EVALUATING,
@@ -102,6 +103,7 @@ def test_loop_equals_the_plain_loop_bit_for_bit(head, sampler, mirrored, data, o
         {"trained": None},  # weights of the backbone move, its running statistics do not
         {"sam_radius": 0.1},
         {"first_hands_over": BEST_ON_VALIDATION, "hands_over": BEST_ON_VALIDATION},
+        {"first_hands_over": BEST_ON_TEST, "hands_over": BEST_ON_TEST},
     ],
 )
 @pytest.mark.parametrize("head", HEADS)

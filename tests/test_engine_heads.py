@@ -15,7 +15,7 @@ from replicate.engine import heads, loop, numerics, plain
 from replicate.engine.cell import Stopped, restored, train_cell
 from replicate.engine.numerics import Numerics
 from replicate.launch import local
-from replicate.protocol import CLASS_BALANCED, Cosine, Feed
+from replicate.protocol import BEST_ON_TEST, CLASS_BALANCED, Cosine, Feed
 from replicate.record import Store
 from tests.training import assert_equal, told
 
@@ -135,6 +135,25 @@ def test_a_pack_gives_what_the_loop_of_one_cell_gives(bench, digits):
         assert one.curves["loss"] == pytest.approx(record.curves["loss"], rel=1e-5)
         for a, b in zip(together[cell.label][1].model.parameters(), state.model.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pack_begins_at_the_epoch_that_is_best_on_the_test_set_where_that_is_handed_over(bench, digits):
+    # So large a rate that accuracy falls before the stage ends.
+    erratic = replace(DIGITS["sgd"], schedule=Cosine(1.0, 40))
+    cells = packed(short(epochs=6, hands_over=BEST_ON_TEST, sgd=erratic), ["LORT", "Vanilla Cosine", "MaxNorm"])
+    together = bench(cells)
+    for cell in cells:
+        record, state = together[cell.label]
+        levels = record.accuracy("test")[:6]
+        assert max(levels) > levels[-1]  # another epoch than the last
+        one, alone = train_cell(cell, bench.data_of(cell), bench.store("loop"), digits.edition, ONE)
+        assert (one.curves["test"], one.curves["train"]) == (record.curves["test"], record.curves["train"])
+        plainly, _ = plain.train(cell.programme, bench.data_of(cell), 0, memory_format=torch.channels_last)
+        for other in (alone.model, plainly):
+            assert_equal(dict(other.backbone.state_dict()), dict(state.model.backbone.state_dict()))
+            torch.testing.assert_close(state.model.head.state_dict(), other.head.state_dict(), rtol=2e-5, atol=2e-6)
+        again = restored(cell, bench.store(), digits.edition, torch.device("cpu"))
+        assert_equal(dict(again.model.state_dict()), dict(state.model.state_dict()))
 
 
 def test_features_that_nothing_random_enters_are_computed_once_and_equal_the_plain_way(bench, monkeypatch):

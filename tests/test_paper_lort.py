@@ -8,7 +8,7 @@ from text_tables import assert_committed, committed
 
 from papers.lort import CIFAR_COLUMNS, COLUMNS, DIGITS_LT, GRIDS, PAPER, TABLE_3_COLUMNS, TABLE_3_DIGITS
 from replicate import grid
-from replicate.protocol import CLASS_BALANCED, EVALUATING
+from replicate.protocol import BEST_ON_TEST, CLASS_BALANCED, EVALUATING
 from replicate.record import Store
 from replicate.report import tables
 
@@ -71,6 +71,12 @@ def test_features_without_augmentation_are_one_pass_for_all_samplers():
 def test_variants_move_what_they_name():
     long = programme("LORT", variant="320-epochs")
     assert long.length == 340 and long.epoch(320).rate > 0
+    best = programme("LORT", variant="best-backbone")
+    assert (best.epoch(1).hands_over, best.epoch(200).hands_over, best.epoch(201).hands_over) == (*[BEST_ON_TEST] * 2, None)
+    assert best.epoch(201).starts_from == BEST_ON_TEST and best.epoch(202).starts_from is None and best.frozen_from == 201
+    assert programme("LDAM-DRW", TABLE_3_COLUMNS[1], "table3", variant="best-backbone").epoch(201).starts_from == BEST_ON_TEST
+    alike = grid.cells(PAPER, "table", columns=[C100], variant="best-backbone")
+    assert grid.cost(alike).epochs_shared == 240  # it rides passes as the table does
     plain = programme("LORT", variant="plain-features")
     assert plain.keys("x")[200] == programme("LORT").keys("x")[200]
     assert plain.epoch(201).feed.augmentation is None

@@ -26,7 +26,7 @@ from replicate.engine.state import State, counts_by_class, project, sizes
 from replicate.engine.step import enter_training, guess, perturb, step
 from replicate.grid import Epoch, Programme
 from replicate.models import Classifier, build
-from replicate.protocol import BEST_ON_VALIDATION, CLASS_BALANCED, Augmentation
+from replicate.protocol import BEST_ON_TEST, CLASS_BALANCED, Augmentation
 
 if TYPE_CHECKING:
     from replicate.data.photographs import PhotographDraws, PhotographFeeder
@@ -119,6 +119,11 @@ class DeviceData:
             raise ValueError("a stage hands over its best state on validation, and the data has no validation split")
         return sizes(self.validation.labels, self.classes)
 
+    @cached_property
+    def test_sizes(self) -> Sequence[int]:
+        """Test images of each class [C]."""
+        return sizes(self.test.labels, self.classes)
+
 
 def evaluation_batches(feeder: Feeder | PhotographFeeder) -> Iterator[tuple[int, int]]:
     """First and last (excluded) image of every batch in which these images are evaluated."""
@@ -192,8 +197,8 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     if row.batches is None and row.feed.sampler is None:  # else not every image was shown, or not once
         state.observe(order, hits)
     state.epoch, state.stage_epoch = number, state.stage_epoch + 1
-    if row.hands_over == BEST_ON_VALIDATION:
-        state.keep_best(data.validation_sizes)
+    if row.hands_over is not None:
+        state.keep_best(row.hands_over, data.test_sizes if row.hands_over == BEST_ON_TEST else data.validation_sizes)
     history.seconds.append(round(time.perf_counter() - began, 3))
 
 

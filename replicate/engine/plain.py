@@ -15,7 +15,7 @@ from replicate.engine.loop import DeviceData, Examples, shown
 from replicate.grid import Programme
 from replicate.models import Classifier, build
 from replicate.models.heads import reformed
-from replicate.protocol import EVALUATING
+from replicate.protocol import BEST_ON_TEST, EVALUATING
 
 
 def train(
@@ -99,16 +99,16 @@ def train(
         if row.projection is not None and row.projection.each == "epoch":
             _project(model, bound)
 
-        told.append(
-            {"loss": total / len(order), "train": correct, "test": _correct(model, data.test, data.classes, memory_format)}
-        )
-        if data.validation is not None:
-            told[-1]["validation"] = right = _correct(model, data.validation, data.classes, memory_format)
-            if row.hands_over is not None:
-                shares = [Fraction(hits, size) for hits, size in zip(right, data.validation_sizes, strict=True)]
-                accuracy = sum(shares, Fraction(0))
-                if accuracy > best_accuracy:
-                    best, best_accuracy = copy.deepcopy(model), accuracy
+        splits = {"test": data.test} if data.validation is None else {"test": data.test, "validation": data.validation}
+        right = {split: _correct(model, examples, data.classes, memory_format) for split, examples in splits.items()}
+        told.append({"loss": total / len(order), "train": correct, **right})
+        if row.hands_over is not None:
+            split = "test" if row.hands_over == BEST_ON_TEST else "validation"
+            of_class = torch.bincount(splits[split].labels, minlength=data.classes).tolist()
+            shares = [Fraction(hits, size) for hits, size in zip(right[split], of_class, strict=True)]
+            accuracy = sum(shares, Fraction(0))
+            if accuracy > best_accuracy:
+                best, best_accuracy = copy.deepcopy(model), accuracy
     return best or model, told
 
 

@@ -24,7 +24,7 @@ from replicate.grid import Epoch
 from replicate.models import Classifier
 from replicate.models.heads import FORMS, form_of, reformed
 from replicate.optim import SGD
-from replicate.protocol import BEST_ON_VALIDATION, MaxNorm
+from replicate.protocol import BEST_ON_TEST, MaxNorm
 from replicate.record import unreadable, write_atomically
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def stretches_of(told: Tensor | None) -> Stretches:
 class State:
     """A cell under training after ``epoch`` epochs, ``stage_epoch`` of them in its present stage.
 
-    ``best`` is the network after epoch ``best_epoch``, the stage's best one on the validation split, where the stage hands that
-    over. ``bound`` is the bound of a max-norm projection. ``observed`` follows each training image, in stored order, since the
+    ``best`` is the network after epoch ``best_epoch``, the stage's best one on the images that its ``hands_over`` names, if
+    any. ``bound`` is the bound of a max-norm projection. ``observed`` follows each training image, in stored order, since the
     stage began: ``correct`` in the epoch before, ``ever_correct``, ``forgotten`` (how often it went from correct to wrong), and
     ``epochs``; predictions are those made while training. ``stretches`` tell where its epochs were trained, as far as that is
     known.
@@ -115,7 +115,7 @@ class State:
         """Make ready for an epoch by its row: take up what the stage before handed over, in the form that the head then takes,
         choose what is trained and decayed."""
         if row.begins:
-            if row.starts_from == BEST_ON_VALIDATION:
+            if row.starts_from is not None:
                 assert self.best is not None
                 self.model.load_state_dict(self.best)
             self.stage_epoch, self.best, self.best_epoch, self.bound, self.observed = 0, None, 0, None, {}
@@ -146,12 +146,13 @@ class State:
         without["params"] = [parameter for name, parameter in chosen.items() if name not in rule]
         self._arranged = trained, decayed
 
-    def keep_best(self, sizes: Sequence[int]) -> None:
-        """Keep the present network if its balanced accuracy on the validation split, with so many images of each class, is the
-        stage's best; of equal epochs the earlier stays."""
+    def keep_best(self, hands_over: str, sizes: Sequence[int]) -> None:
+        """Keep the present network if its balanced accuracy on the images that ``hands_over`` names, of which each class has so
+        many, is the stage's best; of equal epochs the earlier stays."""
 
         def accuracy(epoch: int) -> Fraction:
-            return balanced(self.history.validation[epoch - 1].tolist(), sizes)
+            told = self.history.test[epoch - 1].sum(dim=0) if hands_over == BEST_ON_TEST else self.history.validation[epoch - 1]
+            return balanced(told.tolist(), sizes)
 
         if self.best is None or accuracy(self.epoch) > accuracy(self.best_epoch):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}

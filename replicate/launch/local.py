@@ -361,7 +361,7 @@ def checkpoint_bytes(cell: Cell) -> int:
     is handed over, and the history."""
     start = cell.programme.start
     network, momentum, _ = _values(start.network, start.head)
-    copies = 2 if cell.programme.epoch(cell.programme.length).hands_over else 1
+    copies = 2 if any(row.hands_over for _, row in cell.programme.runs) else 1
     history = 8 * cell.programme.length * (3 + 4 * start.network.classes) + 6 * start.data.images
     return int(4 * (copies * network + momentum) + history)
 
