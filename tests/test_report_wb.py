@@ -440,6 +440,15 @@ def test_equal_levels_match_and_the_names_are_those_of_the_csvs(store):
     assert "MLP3/MNIST/before" in text and claims(text) == ["Order: 2 of 2 separable", "Order: 3 of 3 separable"] * 2
 
 
+def test_a_number_that_is_marked_as_suspect_does_not_decide_the_exit_code(store):
+    fill(store, "10", TABLES["10"].columns)
+    fill(store, "10", TABLES["10"].columns, only=["WB"], factor=0.26)  # of training features as of WD's network, which WB has
+    rows = {row.key[3]: row for row in compare(store, "10", TABLES["10"].columns) if row.label == "WB/N/A"}
+    train, test = rows["FDR/Train"], rows["FDR/Test"]
+    assert [row.verdict.word for row in (train, test)] == ["lower", "lower"] and train.fully_specified and test.fully_specified
+    assert (diff.exit_code([train]), diff.exit_code([test]), diff.exit_code([train, test])) == (0, 1, 1)
+
+
 def test_each_metric_has_its_own_margin_section_and_pool(store):
     fill(store, "4", C100, shift=1.2, factor=2.0)
     rows = compare(store, "4", C100)

@@ -280,8 +280,9 @@ def _verdicts(
 
 
 def exit_code(rows: Iterable[Row]) -> int:
-    """1 if a fully specified row is higher or lower than published, else 0."""
-    return int(any(row.fully_specified and row.verdict.word in ("higher", "lower") for row in rows))
+    """1 if a fully specified row is higher or lower than published, and that number is not marked as suspect; else 0."""
+    differ = [row.printed for row in rows if row.fully_specified and row.verdict.word in ("higher", "lower")]
+    return int(any(number is not None and not number.suspect for number in differ))
 
 
 # --- print -----------------------------------------------------------------------------------------------------------

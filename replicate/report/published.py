@@ -67,6 +67,11 @@ class Printed:
         return len(self.value_text.lower().partition("e")[0].partition(".")[2])
 
     @property
+    def suspect(self) -> bool:
+        """Whether the number is marked as one that the paper itself contradicts."""
+        return "suspect in source" in self.note
+
+    @property
     def gain(self) -> str:
         """The gain that is printed beside the value, with its sign; empty where there is none."""
         found = _GAIN.search(self.note)

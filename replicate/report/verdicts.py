@@ -45,9 +45,10 @@ other split: data of a redrawn edition, whose levels are not the paper's. not co
 which never meet a published number. quoted: the paper took the number from elsewhere. missing: one of the numbers is. A \
 best of n runs is the run that is best over all classes, with whatever its groups have. It is compared with our best of n, or \
 with mean plus r c s (c = 1.163 for n = 5; r is the correlation over our runs of a group with all classes, pooled as s is).
-Only fully specified rows decide the exit code; others are judged under our grid. Order: pairs of rows of a column whose \
-published difference exceeds its 95 % interval, and how many of them have the same sign here. Gain: of the best proposed \
-row over the best baseline of a block, as published and here, paired by seed."""
+Only fully specified rows decide the exit code, and of them no number that is marked as suspect in its source; other rows are \
+judged under our grid. Order: pairs of rows of a column whose published difference exceeds its 95 % interval, and how many of \
+them have the same sign here. Gain: of the best proposed row over the best baseline of a block, as published and here, paired \
+by seed."""
 
 
 @dataclass(frozen=True)
