@@ -339,8 +339,7 @@ def compile_method(
         starts_from = _given(before.hands_over)
         begun = replace(opening, begins=True, starts_from=starts_from, unit_rows=after.unit_rows, head=after.head)
         rows += [(1, begun), *([(count - 1, opening)] if count > 1 else []), *others]
-    chosen = {row.hands_over for _, row in rows} | {row.starts_from for _, row in rows}
-    if BEST_ON_VALIDATION in chosen and not column.data.validation:
+    if not column.data.validation and any(row.hands_over == BEST_ON_VALIDATION for _, row in rows):
         raise ValueError(f"{column.name} has no validation split to choose the state that a stage hands over by")
     data = column.data.shown(QUICK_TEST_IMAGES, QUICK_VALIDATION_IMAGES) if quick else column.data
     source = SOURCES[data.source]

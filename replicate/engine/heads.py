@@ -469,8 +469,7 @@ def train_pack(
             store.write(record)
             finished(cell, record, None)
         return
-    if programme.epoch(first).starts_from is not None:
-        begun.model = begun.handed_over()
+    begun.model = begun.handed_over()
     features = features_of(f"{programme.keys(edition)[first - 1]} seed {seed}", begun)
 
     def path(epoch: int) -> Path:

@@ -26,7 +26,7 @@ from replicate.engine.state import State, counts_by_class, project, sizes
 from replicate.engine.step import enter_training, guess, perturb, step
 from replicate.grid import Epoch, Programme
 from replicate.models import Classifier, build
-from replicate.protocol import BEST_ON_TEST, CLASS_BALANCED, Augmentation
+from replicate.protocol import BEST_ON_TEST, BEST_ON_VALIDATION, CLASS_BALANCED, Augmentation
 
 if TYPE_CHECKING:
     from replicate.data.photographs import PhotographDraws, PhotographFeeder
@@ -197,8 +197,10 @@ def train_epoch(state: State, row: Epoch, data: DeviceData, seed: int) -> None:
     if row.batches is None and row.feed.sampler is None:  # else not every image was shown, or not once
         state.observe(order, hits)
     state.epoch, state.stage_epoch = number, state.stage_epoch + 1
-    if row.hands_over is not None:
-        state.keep_best(row.hands_over, data.test_sizes if row.hands_over == BEST_ON_TEST else data.validation_sizes)
+    if row.hands_over == BEST_ON_VALIDATION:
+        state.keep_best(history.validation, data.validation_sizes)
+    elif row.hands_over == BEST_ON_TEST:
+        state.keep_best(history.test, data.test_sizes)
     history.seconds.append(round(time.perf_counter() - began, 3))
 
 

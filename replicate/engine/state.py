@@ -24,7 +24,7 @@ from replicate.grid import Epoch
 from replicate.models import Classifier
 from replicate.models.heads import FORMS, form_of, reformed
 from replicate.optim import SGD
-from replicate.protocol import BEST_ON_TEST, MaxNorm
+from replicate.protocol import MaxNorm
 from replicate.record import unreadable, write_atomically
 
 if TYPE_CHECKING:
@@ -146,13 +146,12 @@ class State:
         without["params"] = [parameter for name, parameter in chosen.items() if name not in rule]
         self._arranged = trained, decayed
 
-    def keep_best(self, hands_over: str, sizes: Sequence[int]) -> None:
-        """Keep the present network if its balanced accuracy on the images that ``hands_over`` names, of which each class has so
-        many, is the stage's best; of equal epochs the earlier stays."""
+    def keep_best(self, curve: Sequence[Tensor], sizes: Sequence[int]) -> None:
+        """Keep the present network if its balanced accuracy is the stage's best; of equal epochs the earlier stays. ``curve``:
+        correct images of each class after every epoch, [C], or [2, C] by halves, out of so many of each class."""
 
         def accuracy(epoch: int) -> Fraction:
-            told = self.history.test[epoch - 1].sum(dim=0) if hands_over == BEST_ON_TEST else self.history.validation[epoch - 1]
-            return balanced(told.tolist(), sizes)
+            return balanced(curve[epoch - 1].reshape(-1, len(sizes)).sum(dim=0).tolist(), sizes)
 
         if self.best is None or accuracy(self.epoch) > accuracy(self.best_epoch):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
