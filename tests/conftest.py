@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from strict_device import device, strict_device
 
 from papers.unified_bound import DIGITS, DIGITS_LT, PAPER
 from replicate.launch.progress import Progress
@@ -81,6 +82,18 @@ def one_thread():
 @pytest.fixture
 def two_threads():
     yield from _threads(2)
+
+
+@pytest.fixture(params=["strict", pytest.param("cuda", marks=pytest.mark.gpu)])
+def accelerator(request):
+    """A device whose tensors meet no others: a pretended one, and a GPU."""
+    if request.param == "strict":
+        with strict_device():
+            yield device()
+    elif torch.cuda.is_available():
+        yield torch.device("cuda")
+    else:
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture

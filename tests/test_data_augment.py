@@ -248,10 +248,9 @@ def test_an_order_beyond_the_images(wrong, images):
         Feeder(images, MEAN, STD, Crop(4)).draw(torch.tensor([0, wrong]), generator())
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name)
-def test_a_gpu_gives_the_same_bits(augmentation, images):
-    here, there = (Feeder(images.to(device), MEAN, STD, augmentation) for device in ("cpu", "cuda"))
+def test_an_accelerator_gives_the_same_bits(augmentation, images, accelerator):
+    here, there = (Feeder(images.to(device), MEAN, STD, augmentation) for device in ("cpu", accelerator))
     shown = order()
     batches = [feeder.batch(feeder.draw(shown, generator()), 3, 131).cpu() for feeder in (here, there)]
     assert torch.equal(*batches)

@@ -246,9 +246,8 @@ def test_batches_are_channels_last_floats_of_their_own(mixed, small):
             assert torch.equal(make(), before)
 
 
-@pytest.mark.gpu
-def test_a_gpu_gives_the_same_bits(mixed):
-    here, there = (PhotographFeeder(mixed, DATA, CROP, torch.device(device)) for device in ("cpu", "cuda"))
+def test_an_accelerator_gives_the_same_bits(mixed, accelerator):
+    here, there = (PhotographFeeder(mixed, DATA, CROP, device) for device in (torch.device("cpu"), accelerator))
     order = torch.arange(8).repeat(4)
     batches = [made.batch(made.draw(order, generator()), 1, 30).cpu() for made in (here, there)]
     assert torch.equal(*batches)

@@ -413,14 +413,10 @@ def test_seconds_of_a_pack_are_shared_among_its_classifiers(bench):
     assert len({tuple(record.curves["seconds"]) for record in records}) == 1
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_classifiers_side_by_side_equal_those_trained_alone(digits, tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-    device = torch.device("cuda")
-    numerics.enter(mode := Numerics("cuda"))
+def test_on_an_accelerator_classifiers_side_by_side_equal_those_trained_alone(digits, tmp_path, accelerator):
+    numerics.enter(mode := Numerics(accelerator.type))
     cells = packs(packed(short()))[0]
-    data = loop.DeviceData(split(digits, cells[0].column.data), cells[0].programme, device)
+    data = loop.DeviceData(split(digits, cells[0].column.data), cells[0].programme, accelerator)
 
     def train(some, where):
         found = {}

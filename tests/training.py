@@ -9,14 +9,15 @@ from replicate.launch import local
 
 
 def run(planned, store, digits, silent, **kwargs):
-    """Launch cells on the CPU; checkpoints stay where the planned programmes branch, unless ``keep`` says otherwise."""
+    """Launch cells, on the CPU unless ``device`` says otherwise; checkpoints stay where the planned programmes branch, unless
+    ``keep`` does."""
     keep = kwargs.pop("keep", frozenset(grid.branch_epochs([cell.programme for cell in planned])))
     return local.run(
         planned,
         store,
         {"digits": digits.edition},
         lambda source: digits,
-        torch.device("cpu"),
+        kwargs.pop("device", torch.device("cpu")),
         keep=lambda cell: keep,
         progress=silent,
         **kwargs,
