@@ -122,12 +122,12 @@ class Strict(TorchDispatchMode):
         if asked is not None:
             here_kwargs["device"] = torch.device("cpu")
 
-        if func is aten._to_copy.default:
-            if onto != bool(there):
+        if func in (aten._to_copy.default, aten.copy_.default):
+            source = args[0]
+            if func is aten.copy_.default:
+                onto, source = isinstance(args[0], There), args[1]
+            if onto != isinstance(source, There):
                 self._traffic.goes(func, back=not onto)
-        elif func is aten.copy_.default:
-            if len(there) == 1:
-                self._traffic.goes(func, back=there[0] is not args[0])
         elif len(there) != len(tensors):
             strange = [tensor for tensor in tensors if not isinstance(tensor, There)]
             assert all(tensor.dim() == 0 for tensor in strange), f"{func} of tensors on two devices"
@@ -136,12 +136,8 @@ class Strict(TorchDispatchMode):
             self._traffic.goes(func, back=True)
 
         result = func(*here_args, **here_kwargs)
-        if func in READS and not isinstance(result, Tensor):
+        if not onto:
             return result
-        if func is aten._to_copy.default and not onto:
-            return result
-        if func is aten.copy_.default:
-            return args[0]
         same = {id(tensor.here): tensor for tensor in there}  # what works in place returns what it was given
 
         def placed(value):
