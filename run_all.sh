@@ -4,7 +4,7 @@
 #   ./run_all.sh [digits|cifar|mnist|mini-imagenet|all|test] [options of `replicate PAPER`]
 #
 #   digits         every paper on data that comes with the installation (the default): a few minutes
-#   cifar          every column on CIFAR-10 and CIFAR-100; needs --data DIR, or REPLICATE_DATA, or `replicate data get`
+#   cifar          every column on CIFAR-10 and CIFAR-100; needs --data DIR or REPLICATE_DATA (`replicate data get` downloads)
 #   mnist          weight balancing's perceptrons; needs MNIST there
 #   mini-imagenet  weight balancing on mini-ImageNet-LT; needs mini-imagenet-lt/ or ImageNet's training photographs there
 #   all            all of these

@@ -217,6 +217,13 @@ def test_tables_reads_the_store_of_the_environment_and_committed_records(quick, 
     assert (code, out) == (0, "") and "no Records yet" in err and len(err.splitlines()) == 1
 
 
+def test_a_store_that_is_not_there_is_refused_and_folders_without_records_are_named(tmp_path, call_here, monkeypatch):
+    for command in (["tables"], ["diff", "wb"], ["why", "wb", "WD", "cifar10-lt", "100"], ["list"], ["checklist"]):
+        assert_refused(call_here(tmp_path, *command, "--store", "typo"), "'typo' is not a folder", "leave out --store")
+    told = call_here(tmp_path, "tables", "wb", "--table", "2", "--results", "nowhere")
+    assert told.err.endswith(f"looked in 'store' and {os.path.join('nowhere', 'wb')!r}\n") and told.code == 0
+
+
 @pytest.mark.parametrize("selection", ["as-published", "cross-fitted", "best-on-validation", "last-epoch"])
 def test_tables_under_every_selection(quick, selection):
     code, out, err = call_without_torch(
@@ -281,6 +288,17 @@ def test_published_numbers_come_back(tmp_path):
     code, out, err = call_without_torch(tmp_path, "tables", "unified-bound", "--published", "--table", "1", "--format", "csv")
     assert (code, err) == (0, "")
     assert published.parse(out, "printed") == dict(published.load("unified_bound", "table1.csv"))
+
+
+def test_published_numbers_of_some_rows_alone(tmp_path, call_here):
+    which = ("tables", "unified-bound", "--published", "--table", "1")
+    told = call_here(tmp_path, *which, "--method", "CE", "--format", "csv")
+    assert {row for row, _, _ in published.parse(told.out, "printed")} == {"w/o SAM/CE"}
+    for options in (["--selection", "last-epoch"], ["--variant", "text"], ["--quick"], ["--grid", "released"]):
+        assert_refused(call_here(tmp_path, *which, *options), "--published", options[0], "leave one out")
+    whole = ("tables", "unified-bound", "--published", "--table", "2", "--dataset", "cifar10-lt")
+    assert_refused(call_here(tmp_path, *whole), "table 2 is printed as published, whole", "leave out")
+    assert_refused(call_here(tmp_path, "tables", "wb", "--grid", "figure2"), "'figure2'", "allowed: table, table3;", "measures")
 
 
 @pytest.mark.parametrize(
@@ -511,6 +529,23 @@ def test_a_gpu_that_is_not_here(tmp_path):
 def test_a_device_that_is_none(tmp_path, call_here):
     assert_refused(call_here(tmp_path, *RUN, *QUICK, "--device", "gpu0"), "'gpu0'", "allowed: cpu, cuda")
     assert records(tmp_path) == []
+
+
+def test_what_click_refuses_says_what_is_allowed_too(tmp_path, call_here):
+    assert_refused(call_here(tmp_path, "data", "nope"), "'nope'", " has: get")
+    assert_refused(call_here(tmp_path, "tables", "--seeds", "0-2"), "'--seeds'", " has: --table, --dataset, ")
+    assert_refused(call_here(tmp_path, "list", "wb"), "(wb)", "list --help")
+    assert_refused(call_here(tmp_path, "why", "wb"), "'ROW'", "why --help")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, as Linux has it")
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        for command in (["list"], ["tables", "lort", "--published"]):
+            done = subprocess.run(
+                [*script(), *command], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True
+            )
+            assert_refused(Told(done.returncode, "", done.stderr), "No space left", "send it elsewhere")
 
 
 def test_help_and_version_are_no_errors(tmp_path):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from papers.wb import MINI_BALANCED, MINI_DATA, SHOTS_MINI
-from replicate.data import decoded, folders, sources
+from replicate.data import decoded, editions, folders, sources
 from replicate.data.folders import Recipe, draw
 from replicate.data.longtail import split
 from replicate.errors import BadInput
@@ -119,10 +119,10 @@ def test_small_copies_of_one_size_are_never_compared(side, ready, tmp_path, monk
         path.write_bytes(photograph(side, side - 40))
     images = sources.load("mini_imagenet_lt", tmp_path)
     word = "not comparable" if side == 223 else "other split"
-    assert sources.comparability("mini_imagenet_lt", images.edition) == word and word in images.notice
+    assert editions.comparability("mini_imagenet_lt", images.edition) == word and word in images.notice
     assert images.edition == images.fingerprint[:12] + ("-223x183" if side == 223 else "")
     known = {("mini_imagenet_lt", images.fingerprint[:12]): ("not comparable", "a known copy")}
-    monkeypatch.setattr(sources, "EDITIONS", known)
+    monkeypatch.setattr(editions, "EDITIONS", known)
     assert sources.load("mini_imagenet_lt", tmp_path).edition == images.fingerprint[:12]
     assert [sources._status("mini_imagenet_lt", tmp_path).note] == [
         f"edition @{images.fingerprint[:12]}, not comparable (a known copy)"
@@ -134,7 +134,7 @@ def test_photographs_of_several_small_sizes_are_another_split(ready, tmp_path):
     (ready / "val" / WNIDS[0] / f"{WNIDS[0]}0000.jpg").write_bytes(photograph(9, 8))
     images = sources.load("mini_imagenet_lt", tmp_path)
     assert images.edition == images.fingerprint[:12]
-    assert sources.comparability("mini_imagenet_lt", images.edition) == "other split"
+    assert editions.comparability("mini_imagenet_lt", images.edition) == "other split"
 
 
 @pytest.mark.parametrize("change", ["fewer", "more"])
@@ -484,8 +484,8 @@ def test_the_real_folder_has_the_layout(real_folder, hundred):
 def test_real_photographs(real_folder, real_cache, hundred, monkeypatch):
     monkeypatch.setenv("REPLICATE_CACHE", str(real_cache))
     images = sources.load("mini_imagenet_lt", real_folder)
-    assert ("mini_imagenet_lt", images.edition) in sources.EDITIONS
-    assert sources.comparability("mini_imagenet_lt", images.edition) == "not comparable"
+    assert ("mini_imagenet_lt", images.edition) in editions.EDITIONS
+    assert editions.comparability("mini_imagenet_lt", images.edition) == "not comparable"
     made = split(images, MINI_DATA)
     assert made.class_counts == MINI_DATA.class_counts()
     assert made.train_images.one_size == (84, 84)

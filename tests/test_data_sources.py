@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from data_files import batch, idx, pickled, text, write_cifar10, write_mnist, write_ready
 
-from replicate.data import folders, sources
+from replicate.data import editions, folders, sources
 from replicate.errors import BadInput
 from replicate.protocol import SOURCES
 
@@ -213,21 +213,21 @@ def test_the_data_folder(monkeypatch, tmp_path):
 
 
 def test_comparability():
-    assert sources.comparability("cifar10", "official") == "comparable"
-    assert sources.comparability("cifar100", "official") == "comparable"
-    assert sources.comparability("digits", "official") == "not comparable"
-    assert sources.comparability("cifar10", "0123456789ab") == "other split"
-    assert {(source, told[0]) for (source, _), told in sources.EDITIONS.items()} == {
+    assert editions.comparability("cifar10", "official") == "comparable"
+    assert editions.comparability("cifar100", "official") == "comparable"
+    assert editions.comparability("digits", "official") == "not comparable"
+    assert editions.comparability("cifar10", "0123456789ab") == "other split"
+    assert {(source, told[0]) for (source, _), told in editions.EDITIONS.items()} == {
         ("cifar10", "comparable"),
         ("cifar100", "other split"),
         ("mnist", "comparable"),
         ("mini_imagenet_lt", "not comparable"),
     }
-    assert sources.comparability("mnist", "official") == "comparable"
-    assert sources.comparability("mnist", "0123456789ab") == "other split"
-    assert sources.comparability("mini_imagenet_lt", "0123456789ab") == "other split"
-    assert sources.comparability("mini_imagenet", "0123456789ab") == "other split"
-    assert sources.comparability("mini_imagenet", "0123456789ab-84x84") == "not comparable"
+    assert editions.comparability("mnist", "official") == "comparable"
+    assert editions.comparability("mnist", "0123456789ab") == "other split"
+    assert editions.comparability("mini_imagenet_lt", "0123456789ab") == "other split"
+    assert editions.comparability("mini_imagenet", "0123456789ab") == "other split"
+    assert editions.comparability("mini_imagenet", "0123456789ab-84x84") == "not comparable"
 
 
 # --- MNIST -----------------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_real_images_are_known_editions(cifar_folder):
         if status[source].state == "missing":
             pytest.skip(f"needs {source} in REPLICATE_DATA")
         assert status[source].state == "present"
-        assert status[source].edition == "official" or (source, status[source].edition) in sources.EDITIONS
+        assert status[source].edition == "official" or (source, status[source].edition) in editions.EDITIONS
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fake_records import write_groups, write_level
 
 from papers import PAPERS
 from replicate import grid
-from replicate.data.sources import EDITIONS, comparability
+from replicate.data.editions import EDITIONS, comparability
 from replicate.errors import BadInput
 from replicate.protocol import Across
 from replicate.record import Store

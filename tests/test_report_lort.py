@@ -255,7 +255,7 @@ def test_rows_of_other_numbers_of_seeds_are_named(store):
     fill(store, "1", seeds=2, only=["Vanilla FC", "MaxNorm"])
     fill(store, "1", seeds=3, only=["MaxNorm", "LDAM Loss"])
     shown = squeezed(ours(store, "1")[1])
-    assert "best of 3 seeds (the paper: of 5)" in shown and "; 2 for CIFAR100-LT/IR=100 (Vanilla FC)." in shown
+    assert "best of 3 seeds (the paper: of 5)" in shown and "Seeds: 0, 1 for CIFAR100-LT/IR=100 (Vanilla FC);" in shown
 
 
 @pytest.mark.parametrize("selection", ["cross-fitted", "last-epoch"])

@@ -23,7 +23,7 @@ from papers import lort, unified_bound, wb
 from replicate import cli, grid
 from replicate.cli.request import asked_for
 from replicate.cli.run import run_command
-from replicate.data.sources import comparability
+from replicate.data.editions import comparability
 from replicate.errors import BadInput
 from replicate.record import Store
 from replicate.report import diff, page, tables
@@ -380,7 +380,7 @@ def test_what_stands_behind_a_number_is_what_its_records_say(chaptered):
 def test_the_command_writes_one_file_of_bounded_size(monkeypatch, tmp_path, capsys):
     out = tmp_path / "deep" / "page.html"
     monkeypatch.setattr(
-        sys, "argv", ["replicate", "page", "--store", str(tmp_path / "none"), "--results", str(RESULTS), "--out", str(out)]
+        sys, "argv", ["replicate", "page", "--store", str(tmp_path), "--results", str(RESULTS), "--out", str(out)]
     )
     cli.main()
     assert f"page: {out} (" in capsys.readouterr().out

@@ -141,7 +141,8 @@ def test_the_command_says_what_is_missing_or_has_no_other_reading(tmp_path, call
     assert (told.code, told.out) == (0, "")
     assert told.err == (
         "unified-bound, table 1: no Records of another reading yet; run `replicate unified-bound --table 1` with the same "
-        "options and --variant text or text-mean\n"
+        "options and --variant text or text-mean, or name their folder by --store or --results; looked in "
+        f"'store' and '{tmp_path / 'none' / 'unified_bound'}'\n"
     )
     assert_refused(call_here(tmp_path, "readings", "wb", "--table", "2", *where), "no other reading of wb", "max-norm-batch")
     assert_refused(call_here(tmp_path, "readings", "unified-bound", "--dataset", "digits", *where), "no other reading")

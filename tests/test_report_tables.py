@@ -308,8 +308,11 @@ def test_values_of_other_numbers_of_seeds_are_named(store):
             write_level(store, cell, 70.0)
     write_level(store, grid.cells(PAPER, "table", columns=[C100], methods=["CE"])[0], 40.0, edition="0123456789ab")
     shown = squeezed(show(store, columns=(C10, C100))[1])
-    assert "Seeds: 3 for each value (0, 1, 2), mean ± population standard deviation" in shown
-    assert "; 1 for CIFAR-100/LT/100 (all rows); 2 for CIFAR-10/LT/100 (w/o SAM VS)." in shown
+    assert (
+        "Seeds: 0 for CIFAR-100/LT/100 (all rows); 0, 1 for CIFAR-10/LT/100 (w/o SAM VS); 0, 1, 2 for the others; "
+        "mean ± population standard deviation." in shown
+    )
+    assert "Data: cifar10@official, cifar100@0123456789ab (other split)." in shown
 
 
 def test_stand_in_data_prints_alone_with_the_same_rows_and_is_marked(store):

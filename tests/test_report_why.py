@@ -13,7 +13,7 @@ from fake_records import write, write_groups, write_level
 from papers import lort, unified_bound, wb
 from papers.unified_bound import COLUMNS, DIGITS_LT, PAPER
 from replicate import cli, grid
-from replicate.data.sources import comparability
+from replicate.data.editions import comparability
 from replicate.errors import BadInput
 from replicate.record import Store
 from replicate.report import tables, why
@@ -78,6 +78,7 @@ def test_a_method_goes_before_a_label_that_reads_like_it():
         (wb.PAPER, ("WD", "mnist", 1, None, "mlp9"), "network 'mlp9' is unknown for 'WD'; allowed: mlp3, .*resblock2$"),
         (lort.PAPER, ("CE", "cifar100-lt", 100, "3"), "several second stages; add --then: 'Vanilla', .*'LORT\\(ours\\)'$"),
         (lort.PAPER, ("LORT", "cifar100-lt", 10, None, None, "BS"), "second stage 'BS' is unknown for 'LORT'; allowed: none"),
+        (PAPER, ("OLTR", "imagenet-lt", 256), "row 'OLTR' is in table 2, which is printed as published"),
         (lort.PAPER, ("RIDE", "cifar100-lt", 10), "row 'RIDE' is quoted by the paper from elsewhere"),
     ],
 )
@@ -86,6 +87,44 @@ def test_a_wrong_name_is_one_line_with_what_is_allowed(paper, named, message):
     with pytest.raises(BadInput, match=message) as raised:
         why.places(paper, label, dataset, ratio, table=table, network=network, then=then)
     assert "\n" not in str(raised.value)
+
+
+def test_a_name_means_what_has_the_data_and_the_one_row_goes_before_one_of_several():
+    (found,) = why.places(lort.PAPER, "LORT (ours)", "digits", 45)  # in table 2 it is a path, and without this data
+    assert (found.table.number, found.method) == ("1", "LORT")
+    (found,) = why.places(lort.PAPER, "CE", "cifar100-lt", 100)  # table 3 has it before several second stages
+    assert found.table.number == "1"
+
+
+def test_runs_of_a_variant_are_explained_apart(store):
+    fill(store, "CE+DRW", [{None: 75.0}] * 3)
+    for seed in range(3):
+        for cell in grid.cells(PAPER, "table", columns=[C10], methods=["CE+DRW"], seeds=(seed,), variant="text"):
+            write_level(store, cell, 76.0)
+    told = explain(store, "CE+DRW", variant="text")
+    assert "Variant text: " in told and "76.00±0.00" in told and "75.00" not in told
+    assert told.endswith("--method CE+DRW --variant text --seeds 0-2\n")
+    assert "Variant" not in explain(store, "CE+DRW") and "--variant text --seeds 0-4" in explain(
+        store, "LDAM+DRW", variant="text"
+    )
+    with pytest.raises(BadInput, match="'max-norm-batch' trains 'WD' no other way"):
+        why.places(wb.PAPER, "WD", "cifar10-lt", 100, variant="max-norm-batch")
+    with pytest.raises(BadInput, match="stand-in data has none"):
+        why.places(PAPER, "CE+DRW", "digits", 45, variant="text")
+    with pytest.raises(BadInput, match="'txt' is unknown; unified-bound has: text, text-mean"):
+        why.places(PAPER, "CE+DRW", "cifar10-lt", 100, variant="txt")
+
+
+def test_a_row_that_is_added_has_what_the_paper_prints_of_its_own_and_the_mean(store):
+    column = lort.PAPER.tables[0].columns[0]
+    for seed, percent in enumerate((40.0, 50.0)):
+        for cell in grid.cells(lort.PAPER, "table", columns=[column], methods=["CE"], seeds=(seed,)):
+            write_groups(store, cell, {"": percent})
+    told = explain(store, "CE", "cifar100-lt", paper=lort.PAPER, table="1")
+    assert re.search(r"metric +best of seeds +mean of seeds\n", told)
+    assert re.search(r"All +50\.00 +45\.00±5\.00\n", told) and "the paper does not print it" in told
+    last = explain(store, "CE", "cifar100-lt", paper=lort.PAPER, table="1", selection="last-epoch")
+    assert re.search(r"metric +mean of seeds\n", last)
 
 
 def test_the_command_prints_it_and_refuses_a_wrong_name(monkeypatch, tmp_path, capsys):

@@ -6,6 +6,7 @@ only by commands that train or measure speed, so ``replicate tables`` starts as 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -77,6 +78,20 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def _told(error: click.ClickException) -> str:
+    """What click says, in one line, and what is allowed or where that stands if it does not say."""
+    told, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None or (isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)):
+        return told
+    told, command = told.rstrip("."), context.command
+    if isinstance(error, click.NoSuchOption):
+        options = (parameter.opts[0] for parameter in command.params if isinstance(parameter, click.Option))
+        return f"{told}; {context.command_path} has: {', '.join(options)}"
+    if isinstance(command, click.Group):
+        return f"{told}; {context.command_path} has: {', '.join(command.list_commands(context))}"
+    return f"{told}; see {context.command_path} --help"
+
+
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit code 2."""
     # Before torch loads its OpenMP. By default threads that wait for each other spin for long, and one busy neighbour on the
@@ -86,11 +101,18 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except BadInput as error:
         click.echo(f"replicate: {error}", err=True)
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"replicate: {error.format_message()}", err=True)
+        click.echo(f"replicate: {_told(error)}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left to print fails once more at the end
+        click.echo(f"replicate: output cannot be written ({error.strerror}); free space there, or send it elsewhere", err=True)
         sys.exit(2)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

@@ -149,8 +149,8 @@ def _sample_of(paper: Paper, found: Sequence[Chosen], images: Images, kept: Stor
     """Test image ``index`` under each of the networks of one column; see :func:`_sample`."""
     import torch
 
+    from replicate.data.editions import OFFICIAL
     from replicate.data.longtail import split
-    from replicate.data.sources import OFFICIAL
     from replicate.engine import numerics
     from replicate.engine.cell import restored
     from replicate.engine.loop import DeviceData

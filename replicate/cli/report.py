@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import replicate
 from papers import PAPERS
@@ -74,7 +75,9 @@ def _with_tables(paper: str | None, which: dict[str, Any], **how: bool) -> Itera
     """As :func:`asked_for`, each with its table. Raises ``BadInput`` for a grid that prints in none, too."""
     for request in asked_for(paper, which, **how):
         if request.table is None:
-            raise BadInput(f"grid {request.grid!r} has no table; allowed: {', '.join(t.grid for t in request.paper.tables)}")
+            allowed = ", ".join(dict.fromkeys(t.grid for t in request.paper.tables if not t.descriptive))
+            told = f"grid {request.grid!r} prints in no table; allowed: {allowed}"
+            raise BadInput(f"{told}; what it trains is in `replicate figures` or `replicate measures {request.paper.command}`")
         yield request, request.table
 
 
@@ -107,6 +110,11 @@ def tables_command(
     from replicate.report import tables
 
     show = _one_by_one(form)
+    if published:
+        chosen = click.get_current_context().get_parameter_source("selection") is not ParameterSource.DEFAULT
+        ours = {"selection": chosen, "variant": which["variant"], "quick": which["quick"], "grid": which["grid"]}
+        if asked := next((name for name, value in ours.items() if value), None):
+            raise BadInput(f"--published prints the paper's own numbers, whatever --{asked} says of ours; leave one out")
     for request, table in _with_tables(paper, which, stand_ins=True, words=True):
         if table.descriptive:
             if published or which["table"] is not None:
@@ -115,6 +123,9 @@ def tables_command(
         if published:
             columns = [column for column in request.columns if not column.stand_in]
             numbers = tables.printed(request.paper, table)
+            if which["methods"]:
+                rows = [(b.title, row.label) for b in table.blocks for row in b.rows if row.method in request.methods]
+                numbers = {key: number for key, number in numbers.items() if key[:2] in rows}
             show(tables.render(request.paper, table, numbers, form, columns=columns, beside=request.beside))
             continue
         kept = reader(store, results, request.paper)
@@ -125,7 +136,7 @@ def tables_command(
                 shown += 1
                 show(printer(format=form))
         if not shown:
-            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
+            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request, kept)}", err=True)
 
 
 def table_printer(
@@ -188,7 +199,8 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
             worst = max(worst, diff.exit_code(rows))
         if not shown:
             whose = "" if which["datasets"] else " on the paper's own data"
-            click.echo(f"{request.paper.command}, table {table.number}: no Records{whose} yet; {how_to(request)}", err=True)
+            told = f"{request.paper.command}, table {table.number}: no Records{whose} yet"
+            click.echo(f"{told}; {how_to(request, kept)}", err=True)
     sys.exit(worst)
 
 
@@ -211,7 +223,7 @@ def compared(request: Request, kept: Store, columns: Sequence[Column], editions:
 
 def _judged_by(table: Table, kept: Store, editions: Mapping[str, str]) -> dict[str, Any]:
     """See :func:`replicate.report.diff.judged_by`."""
-    from replicate.data.sources import comparability
+    from replicate.data.editions import comparability
     from replicate.report import diff
 
     return diff.judged_by(table, kept, editions, comparability)
@@ -269,7 +281,7 @@ def judged_claims(
     paper: Paper, kept: Store, *, table: str | None, datasets: Sequence[str], variant: str | None, selection: str
 ) -> Iterator[Any]:
     """Claims on published numbers, then on ours in one edition of the data after another. Raises ``BadInput`` for none."""
-    from replicate.data.sources import comparability
+    from replicate.data.editions import comparability
     from replicate.report import claims, diff
 
     grids.variant_values(paper, variant)
@@ -334,7 +346,7 @@ def lens_command(paper: str | None, store: Path, results: Path, form: str, **whi
                 show(lens.render(found, form, quick=request.quick))
                 shown += 1
         if not shown:
-            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request)}", err=True)
+            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request, kept)}", err=True)
     if not some:
         raise refused[0]
 
@@ -375,7 +387,8 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
                 shown += 1
         if not shown:
             told = f"{request.paper.command}, table {table.number}: no Records of another reading yet"
-            click.echo(f"{told}; {how_to(request)} and --variant {' or '.join(others)}", err=True)
+            with_one = f" and --variant {' or '.join(others)}"
+            click.echo(f"{told}; {how_to(request, kept, with_one)}", err=True)
     if not some:
         papers = [load_paper(name) for name in ([paper] if paper else PAPERS)]
         having = ", ".join(f"{known.name} ({known.title})" for loaded in papers for known in loaded.variants)
@@ -390,7 +403,7 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
 @which_format
 def across_command(store: Path, results: Path, selection: str, form: str) -> None:
     """The same method on the same data as several papers print it, beside ours."""
-    from replicate.data.sources import comparability
+    from replicate.data.editions import comparability
     from replicate.report import across
 
     papers = [load_paper(name) for name in PAPERS]
@@ -438,22 +451,23 @@ def figures_command(
 @click.option("--table", "table", metavar="N", help="The table, where several have the row.")
 @click.option("--network", "network", metavar="NAME", help="The network, where the table has several.")
 @click.option("--then", "then", metavar="LABEL", help="The second stage that follows, where the table has several.")
+@click.option("--variant", "variant", metavar="NAME", help="Runs of another reading of a quirk.")
 @where_store
 @where_results
 @which_selection
 def why_command(
     paper: str, row: str, dataset: str, ratio: int, table: str | None, network: str | None, then: str | None,
-    store: Path, results: Path, selection: str,
+    variant: str | None, store: Path, results: Path, selection: str,
 ) -> None:  # fmt: skip
     """Explain one number: ROW (its label or method) of PAPER on DATASET at imbalance RATIO.
 
     Runs, what was chosen and how close the rest was, curves, environment, verdict, quirks, and the command that makes it.
     """
-    from replicate.data.sources import comparability
+    from replicate.data.editions import comparability
     from replicate.report import why
 
     loaded = load_paper(paper)
-    found = why.places(loaded, row, dataset, ratio, table=table, network=network, then=then)
+    found = why.places(loaded, row, dataset, ratio, table=table, network=network, then=then, variant=variant)
     click.echo(why.explain(loaded, reader(store, results, loaded), found, comparability, selection), nl=False)
 
 
@@ -476,7 +490,7 @@ def checklist_command(paper: str | None, store: Path, results: Path, form: str) 
 @click.option("--out", type=click.Path(path_type=Path), help="The file; results/page.html, if left out.")
 def page_command(store: Path, results: Path, out: Path | None) -> None:
     """Write everything that Records say as one HTML page: tables, verdicts, figures, claims, and what is behind each number."""
-    from replicate.data.sources import comparability
+    from replicate.data.editions import comparability
     from replicate.report import page
 
     def of(name: str) -> tuple[Paper, Store]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from papers import PAPERS
 from replicate import grid as grids
@@ -67,6 +68,8 @@ class Request:
         for method in methods:
             if method not in known.methods:
                 raise BadInput(f"method {method!r} is unknown in grid {self.grid}; allowed: {', '.join(known.methods)}")
+        if self.table and self.table.descriptive and (datasets or ratios or networks or methods):
+            raise Elsewhere(f"table {self.table.number} is printed as published, whole; leave out what chooses cells of it")
         rows = methods_of(self.table) if self.table else list(known.methods)
         self.methods = [m for m in rows if m in methods] if methods else rows
         if methods and not self.methods:
@@ -266,9 +269,12 @@ def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any
             raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
 
 
-def how_to(request: Request) -> str:
+def how_to(request: Request, kept: Store, also: str = "") -> str:
+    """What makes the Records of a request, with ``also`` this option, and where they were looked for."""
     assert request.table is not None
-    return f"run `replicate {request.paper.command} --table {request.table.number}` with the same options"
+    folders = " and ".join(repr(str(folder)) for folder in (kept.root, *kept.also))
+    command = f"replicate {request.paper.command} --table {request.table.number}"
+    return f"run `{command}` with the same options{also}, or name their folder by --store or --results; looked in {folders}"
 
 
 def planned_cells(requests: Sequence[Request]) -> list[grids.Cell]:
@@ -305,7 +311,11 @@ def load_images(sources: Sequence[str], data: Path | None) -> dict[str, Images]:
 
 
 def reader(store: Path, results: Path, paper: Paper) -> Store:
-    """The store, and beside it the Records committed with the project."""
+    """The store, and beside it the Records committed with the project. Raises ``BadInput`` for a store that was named and is
+    not there: another one's numbers would be taken for its own."""
+    named = click.get_current_context().get_parameter_source("store")
+    if named in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT) and not store.is_dir():
+        raise BadInput(f"store {str(store)!r} is not a folder; name the one that training wrote to, or leave out --store")
     index = click.get_current_context().meta.setdefault(f"index of {store}", Index(store))  # one for the whole command
     return Store(store, also=[results / paper.name], index=index)
 

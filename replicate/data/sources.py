@@ -29,22 +29,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from replicate.data import folders, idx, pickles
+from replicate.data import editions, folders, idx, pickles
 from replicate.data.decoded import Photographs
+from replicate.data.editions import OFFICIAL, comparability
 from replicate.errors import BadInput
 from replicate.protocol import SOURCES
 
 __all__ = [
     "ARCHIVES",
-    "EDITIONS",
     "FOLDER_VARIABLE",
-    "OFFICIAL",
     "Archive",
     "Images",
     "LooseFiles",
     "Pixels",
     "Status",
-    "comparability",
     "data_folder",
     "fingerprint",
     "get",
@@ -52,7 +50,6 @@ __all__ = [
     "status",
 ]
 
-OFFICIAL: Final = "official"
 FOLDER_VARIABLE: Final = "REPLICATE_DATA"
 
 
@@ -163,26 +160,6 @@ MNIST_IMAGES: Mapping[str, int] = {"train": 60_000, "t10k": 10_000}
 #: Fingerprint of the digits as scikit-learn 1.9 has them; should a release change them, that is another edition.
 DIGITS_FINGERPRINT: Final = "1504d79317b281b146bbffea9accebd6a5b9ba056f2a63d7fdcf09024c701d4d"
 
-#: Editions that are not official, yet known: whether their numbers can stand beside published ones, and why.
-EDITIONS: Mapping[tuple[str, str], tuple[str, str]] = {
-    ("cifar10", "0cff24a527f3"): (
-        "comparable",
-        "official order and split; 849 training and 173 test images come from a JPEG copy",
-    ),
-    ("cifar100", "c5d1248f4937"): (
-        "other split",
-        "official images; 500 training and 100 test images of each class drawn anew",
-    ),
-    ("mnist", "e78deba9817a"): (
-        "comparable",
-        "official images and split; the training images of a class stand in another order",
-    ),
-    ("mini_imagenet_lt", "194e64ef548c"): (
-        "not comparable",
-        "84x84 pixels; 10 validation and 30 test photographs a class",
-    ),
-}
-
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -240,10 +217,8 @@ def load(source: str, folder: Path | None) -> Images:
 
 def _judged(source: str, edition: str) -> str:
     """An edition that is not official, what its numbers are good for, and why."""
-    told = EDITIONS.get((source, edition))
-    size = edition.partition("-")[2]
-    why = told[1] if told else size and f"all photographs have {size} pixels"
-    return f"edition @{edition}, {comparability(source, edition)}{f' ({why})' if why else ''}"
+    known = editions.why(source, edition)
+    return f"edition @{edition}, {comparability(source, edition)}{f' ({known})' if known else ''}"
 
 
 def _path(place: Path, name: str, archive: Archive | LooseFiles) -> Path:
@@ -320,7 +295,7 @@ def _edition(source: str, parts: folders.Parts) -> str:
     """The edition of photographs. Unknown ones that are trained at their own size have it in their name: later it alone is
     there to judge them by."""
     edition, size = parts.fingerprint[:12], parts.train.one_size
-    if (source, edition) in EDITIONS or size is None or max(size) >= SOURCES[source].side:
+    if (source, edition) in editions.EDITIONS or size is None or max(size) >= SOURCES[source].side:
         return edition
     return f"{edition}-{size[0]}x{size[1]}"
 
@@ -372,19 +347,6 @@ def fingerprint(*arrays: NDArray[Any]) -> str:
         digest.update(f"{plain.dtype.str}{plain.shape}".encode())
         digest.update(plain.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def comparability(source: str, edition: str) -> str:
-    """Whether levels measured on this edition can stand beside published ones: ``"comparable"``, ``"other split"``
-    (differences can, levels cannot) or ``"not comparable"`` (stand-in data, small copies). Unknown editions of full size are
-    other splits."""
-    if source == "digits":
-        return "not comparable"
-    if edition == OFFICIAL:
-        return "comparable"
-    if told := EDITIONS.get((source, edition)):
-        return told[0]
-    return "not comparable" if "-" in edition else "other split"
 
 
 @dataclass(frozen=True)

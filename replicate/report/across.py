@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from replicate import grid as grids
+from replicate.data.editions import OFFICIAL
 from replicate.errors import BadInput
 from replicate.protocol import Across, Paper
 from replicate.record import Store
 from replicate.report import formats, published, tables
-from replicate.report.published import OFFICIAL, Printed
+from replicate.report.published import Printed
 from replicate.report.selection import Replica, sentence
 from replicate.report.tables import Spot
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from replicate import grid as grids
+from replicate.data.editions import named
 from replicate.errors import BadInput
 from replicate.grid import Cell
 from replicate.protocol import (
@@ -94,7 +95,7 @@ def _data(record: Record) -> tuple[str, ...]:
         if totals:
             halves = totals if isinstance(totals, list) else [totals]
             parts.append(f"{sum(sum(half.values()) for half in halves):,} {split} images")
-    return f"{record.source}@{record.edition}", provenance.fingerprint(record), ", ".join(filter(None, parts))
+    return named(record.source, record.edition), provenance.fingerprint(record), ", ".join(filter(None, parts))
 
 
 def gathered(paper: Paper, store: Store) -> dict[str, Runs]:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from replicate.data import editions
+from replicate.data.editions import OFFICIAL
 from replicate.errors import BadInput
-from replicate.protocol import Column, Paper, Table
+from replicate.protocol import Column, Metric, Paper, Table
 from replicate.record import Store
 from replicate.report import formats, published, tables, verdicts
-from replicate.report.published import OFFICIAL, Printed
+from replicate.report.published import Printed
 from replicate.report.selection import Replica
 from replicate.report.verdicts import RULES, Verdict
 
@@ -320,7 +322,7 @@ def render(rows: Sequence[Row], format: str) -> str:
         for claim in gains:
             lines += formats.wrapped(claim, markdown)
     lines.append("")
-    for note in (*_counts(rows), *_without(without), *_remarks(rows), *RULES.splitlines()):
+    for note in (*_data(rows), *_counts(rows), *_without(without), *_remarks(rows), *RULES.splitlines()):
         lines += formats.wrapped(note, markdown)
     return "\n".join(lines) + "\n"
 
@@ -334,10 +336,13 @@ def _title(rows: Sequence[Row]) -> str:
     return f"{row.paper.command}: table {row.spot.table.number}, replica against published ({', '.join(marks)})"
 
 
-def _decimals(row: Row) -> int:
+def decimals(paper: Paper, table: Table, metric: Metric) -> int:
     """Digits after the point of replicas: two where margins are known, else one more than the paper prints."""
-    metric = row.spot.metric
-    return 2 if _rule(row.spot)[0] is not None else tables.decimals(row.paper, row.spot.table, metric.kind) + 1
+    return 2 if verdicts.margin(metric.kind) is not None else tables.decimals(paper, table, metric.kind) + 1
+
+
+def _decimals(row: Row) -> int:
+    return decimals(row.paper, row.spot.table, row.spot.metric)
 
 
 def _line(row: Row) -> tuple[str, ...]:
@@ -477,6 +482,13 @@ def _gains_over(rows: Sequence[Row]) -> Iterator[str]:
         for path, (judged, value) in both.items():
             if remains := _remains(judged, before, value - published_before):
                 yield f"Gain {label}, {path} over {reference}: {remains}"
+
+
+def _data(rows: Sequence[Row]) -> Iterator[str]:
+    """What is known of copies of the data that are not official."""
+    there = dict.fromkeys(row.edition.partition("@")[::2] for row in rows if row.replica is not None)
+    if told := [editions.named(source, edition) for source, edition in there if edition != OFFICIAL]:
+        yield f"Data: {', '.join(told)}."
 
 
 def tally(rows: Iterable[Row]) -> str:

@@ -16,12 +16,13 @@ KEY_DIGITS = 12  # of keys and fingerprints, as of editions
 NOT_RECORDED = "not recorded"
 
 
-def command(paper: Paper, table: Table, column: Column, method: str, seeds: Iterable[int]) -> str:
+def command(paper: Paper, table: Table, column: Column, method: str, seeds: Iterable[int], variant: str | None = None) -> str:
     """What trains the runs of a method in a column of a table with these seeds; columns that differ in what follows a method
     alone are trained together."""
     parts = ["replicate", paper.command, "--table", table.number, "--dataset", column.dataset, "--ratio", str(column.ratio)]
     parts += ["--network", column.tag] if column.tag else []
     parts += ["--method", method]
+    parts += ["--variant", variant] if variant else []
     told = listed(seeds)
     return shlex.join([*parts, "--seeds", told] if told else parts)
 

@@ -28,8 +28,6 @@ FIELDS = (
 #: One row and path may hold several metrics.
 Place = tuple[str, str, str]
 
-#: The edition of data as their makers released them.
-OFFICIAL = "official"
 #: The metric of tables that compare methods in words.
 WORDS = "component"
 #: What a note says of the gain that is printed beside a number.

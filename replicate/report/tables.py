@@ -20,6 +20,7 @@ from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from replicate import grid as grids
+from replicate.data import editions
 from replicate.errors import BadInput
 from replicate.protocol import Block, Column, Metric, Paper, Row, Table
 from replicate.record import Record, Store
@@ -706,8 +707,10 @@ def _notes(told: _Told) -> Iterator[str]:
     yield from _seed_notes(told)
     yield from _gain_note(told)
     yield from _quoted_notes(told)
-    sources = dict.fromkeys(column.data.source for column in told.columns)
-    yield f"Data: {', '.join(f'{s}@{told.edition_of[s]}' if s in told.edition_of else s for s in sources)}."
+    having = {name for _, _, name, _ in told.ours}  # of other data nothing is said here
+    sources = dict.fromkeys(column.data.source for column in told.columns if column.name in having)
+    if sources:
+        yield f"Data: {', '.join(editions.named(s, told.edition_of[s]) if s in told.edition_of else s for s in sources)}."
     if told.grid != told.table.grid:
         yield f"Grid {told.grid} ({told.paper.grids[told.grid].title}) instead of the table's own."
     stand_ins = dict.fromkeys(_data_path(column) for column in told.columns if column.stand_in)
@@ -758,14 +761,21 @@ def _seed_notes(told: _Told) -> Iterator[str]:
     if not told.seeds:
         return
     (usual, keys), *others = told.seeds.items()
-    seeds = ", ".join(map(str, sorted({seed for key in keys for seed in told.of_runs[key].epochs})))
-    if usual == 1:
+
+    def seeds(keys: Sequence[RunKey]) -> str:
+        return ", ".join(map(str, sorted({seed for key in keys for seed in told.of_runs[key].epochs})))
+
+    if max(told.seeds) == 1:
         spread = "so no spread"
     elif told.best:
         spread = "of each row and column the one that is best over all classes; below mean ± population standard deviation"
     else:
         spread = _SPREAD[frozenset(metric.spread for metric in told.table.metrics)]
-    yield f"Seeds: {usual} for each value ({seeds}), {spread}{''.join(f'; {n} for {_listed(told, of)}' for n, of in others)}."
+    if others:
+        some = "; ".join(f"{seeds(of)} for {_listed(told, of)}" for _, of in others)
+        yield f"Seeds: {some}; {seeds(keys)} for the others; {spread}."
+    else:
+        yield f"Seeds: {usual} for each value ({seeds(keys)}), {spread}."
 
 
 def adjusted_note(selection: str) -> str:

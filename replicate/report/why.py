@@ -6,16 +6,16 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from replicate import grid as grids
 from replicate.errors import BadInput
 from replicate.grid import Programme
-from replicate.protocol import Block, Column, Description, Feed, Objective, Paper, Row, Table
+from replicate.protocol import Block, Column, Description, Feed, Metric, Objective, Paper, Row, Table
 from replicate.record import Record, Store
-from replicate.report import diff, provenance, tables
-from replicate.report.selection import Choice, Reading, choose, sentence
+from replicate.report import diff, formats, provenance, published, tables
+from replicate.report.selection import Choice, Reading, Replica, choose, sentence
 
 WIDTH = 100
 RUNNERS_UP = 5
@@ -24,12 +24,13 @@ PLOT, HEIGHT = 80, 8  # columns and lines of a curve
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a table in one column; the row is replicated."""
+    """A row of a table in one column; the row is replicated, by another reading of the paper where a ``variant`` is named."""
 
     table: Table
     block: Block
     row: Row
     column: Column
+    variant: str | None = None
 
     @property
     def method(self) -> str:
@@ -51,10 +52,12 @@ def places(
     table: str | None = None,
     network: str | None = None,
     then: str | None = None,
+    variant: str | None = None,
 ) -> list[Place]:
     """Where a row, named by its method, path or label, stands in columns of this data: one place in each table that has it.
 
-    Raises ``BadInput`` for a name that is not there, and for one that means several rows or columns of a table."""
+    Raises ``BadInput`` for a name that is not there, for one that means several rows or columns of every such table, and for a
+    variant that trains the row no other way."""
     numbers = [one.number for one in paper.tables if not one.descriptive]
     if table is not None and table not in numbers:
         raise BadInput(f"table {table!r} is not replicated; {paper.command} has: {', '.join(numbers)}")
@@ -66,13 +69,41 @@ def places(
         for row in block.rows
     ]
     found = [Place(*row, column) for row in rows if row[2].method for column in (*row[0].columns, *row[0].stand_ins)]
-    of_name = next((alike for kind in range(3) if (alike := [p for p in found if p.names[kind] == label])), [])
+    of_name = [alike for kind in range(3) if (alike := [place for place in found if place.names[kind] == label])]
     if not of_name:
+        for one in paper.tables:
+            if one.descriptive and any(row == label for row, _, _ in published.load(paper.name, one.published)):
+                raise BadInput(
+                    f"row {label!r} is in table {one.number}, which is printed as published; it has no runs to explain"
+                )
         if any(label in (row.label, tables.row_path(block, row.label)) for _, block, row in rows):
             raise BadInput(f"row {label!r} is quoted by the paper from elsewhere; it has no runs to explain")
         allowed = ", ".join(dict.fromkeys(place.method for place in found))
         raise BadInput(f"row or method {label!r} is unknown; {paper.command} has: {allowed}")
-    left = of_name
+    left, refused = [], []
+    for alike in of_name:  # a name may be a method of one table and what another one prints
+        try:
+            left = _narrowed(alike, label, dataset, ratio, network, then)
+            break
+        except BadInput as error:
+            refused.append(error)
+    if not left:
+        raise refused[0]
+    if variant is not None:
+        left = _otherwise(paper, left, label, variant)
+    chosen, refused = [], []
+    for _, group in itertools.groupby(left, key=lambda place: place.table.number):
+        try:
+            chosen.append(_only(list(group), label))
+        except BadInput as error:
+            refused.append(error)
+    if not chosen:
+        raise refused[0]
+    return chosen
+
+
+def _narrowed(left: list[Place], label: str, dataset: str, ratio: int, network: str | None, then: str | None) -> list[Place]:
+    """Those of some places that are on this data. Raises ``BadInput`` for the first value that none of them has."""
     wanted: list[tuple[str, str | None, Callable[[Place], str]]] = [
         ("data set", dataset, lambda place: place.column.dataset),
         ("ratio", str(ratio), lambda place: str(place.column.ratio)),
@@ -85,7 +116,22 @@ def places(
             allowed = ", ".join(dict.fromkeys(filter(None, map(of, left)))) or "none, so leave it out"
             raise BadInput(f"{what} {value!r} is unknown for {label!r}; allowed: {allowed}")
         left = kept
-    return [_only(list(alike), label) for _, alike in itertools.groupby(left, key=lambda place: place.table.number)]
+    return left
+
+
+def _otherwise(paper: Paper, places: Sequence[Place], label: str, variant: str) -> list[Place]:
+    """Those of some places that a variant trains otherwise. Raises ``BadInput`` if there is none."""
+    grids.variant_values(paper, variant)
+    if all(place.column.stand_in for place in places):
+        raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
+    left = [
+        replace(place, variant=variant)
+        for place in places
+        if not place.column.stand_in and grids.moves(paper, place.table.grid, [place.column], [place.method], variant)
+    ]
+    if not left:
+        raise BadInput(f"variant {variant!r} trains {label!r} no other way; leave out --variant")
+    return left
 
 
 def _only(alike: Sequence[Place], label: str) -> Place:
@@ -133,7 +179,13 @@ def _runs(paper: Paper, store: Store, place: Place) -> dict[str, tables.Found]:
         edition: found
         for edition in store.editions(source)
         for found in tables.runs(
-            store, paper, place.table, edition_of={source: edition}, columns=[place.column], methods=[place.method]
+            store,
+            paper,
+            place.table,
+            edition_of={source: edition},
+            columns=[place.column],
+            methods=[place.method],
+            variant=place.variant,
         )
     }
 
@@ -144,6 +196,7 @@ def _head(paper: Paper, place: Place) -> list[str]:
     return [
         *_wrapped(f"{paper.command}, table {place.table.number}: {row}, {path}"),
         *_wrapped(f"{stand_in}{place.table.title}. Method {place.method}, data {place.column.name}."),
+        *(line for v in paper.variants if v.name == place.variant for line in _wrapped(f"Variant {v.name}: {v.title}.")),
     ]
 
 
@@ -154,11 +207,11 @@ def _without_runs(paper: Paper, place: Place) -> list[str]:
     told = [(tables.metric_name(spot.metric), numbers[spot.key].value_text) for spot in spots if spot.key in numbers]
     if told:
         lines += ["", *_wrapped("Published: " + ", ".join(f"{metric} {text or 'blank'}" for metric, text in told) + ".")]
-    cells = grids.cells(paper, place.table.grid, columns=[place.column], methods=[place.method])
+    cells = grids.cells(paper, place.table.grid, columns=[place.column], methods=[place.method], variant=place.variant)
     lines += ["", "It would be trained so:", *_programme(cells[0].programme)]
     if len(cells) > 1:
         lines += _wrapped(f"This is the first of {len(cells)} grid points, {provenance.written(cells[0].point)}.")
-    command = provenance.command(paper, place.table, place.column, place.method, range(paper.seeds))
+    command = provenance.command(paper, place.table, place.column, place.method, range(paper.seeds), place.variant)
     return [*lines, "", "No runs yet. This makes them:", f"  {command}"]
 
 
@@ -174,11 +227,11 @@ def _explained(
     source, column = place.column.data.source, place.column
     choice = choose(found.runs, selection, paper.selects_on)
     how: dict[str, Any] = diff.judged_by(place.table, store, {source: edition}, comparability)
-    rows = diff.compare(store, paper, place.table, selection=selection, columns=[column], **how)
+    rows = diff.compare(store, paper, place.table, selection=selection, columns=[column], variant=place.variant, **how)
     mine = [row for row in rows if row.key[:2] == (place.block.title, place.row.label)]
     replicas = {metric: choice.replica(metric, found.measured) for metric in place.table.metrics}
     origin = provenance.origin(paper, place.table, column, place.method, found.runs, next(iter(replicas.values())))
-    lines = [*_head(paper, place), "", *_numbers(place, mine, replicas)]
+    lines = [*_head(paper, place), "", *_numbers(paper, place, mine, replicas, selection)]
     lines += ["", *_wrapped(f"Selection {selection}: {sentence(selection, paper.selects_on)}.")]
     if paper.grids[place.table.grid].methods[place.method].adjustment is not None:
         lines += _wrapped(f"This row is adjusted: {tables.adjusted_note(selection)}.")
@@ -186,7 +239,7 @@ def _explained(
     if origin.records:
         lines += ["", *_seeds(place, choice, replicas, origin)]
         points = dict.fromkeys(provenance.at(found.runs, point) for point in origin.replica.points)
-        cells = grids.cells(paper, place.table.grid, columns=[column], methods=[place.method])
+        cells = grids.cells(paper, place.table.grid, columns=[column], methods=[place.method], variant=place.variant)
         for cell in cells:
             if cell.point in points:
                 lines += ["", f"Trained so{_at(cell.point)}:", *_programme(cell.programme)]
@@ -194,7 +247,7 @@ def _explained(
         lines += ["", *_made(origin)]
     lines += ["", *_quirks(paper, place)]
     seeds = origin.replica.epochs or {seed for of_seed in found.runs.values() for seed in of_seed}
-    command = provenance.command(paper, place.table, column, place.method, seeds)
+    command = provenance.command(paper, place.table, column, place.method, seeds, place.variant)
     return [*lines, "", "Made by:", f"  {command}"]
 
 
@@ -216,11 +269,18 @@ def _table(lines: Iterable[Sequence[str]], heads: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in tabulate(list(lines), heads, disable_numparse=True).splitlines()]
 
 
-def _numbers(place: Place, rows: Sequence[diff.Row], replicas: Mapping[Any, Any]) -> Iterator[str]:
+def _numbers(
+    paper: Paper, place: Place, rows: Sequence[diff.Row], replicas: Mapping[Metric, Replica], selection: str
+) -> Iterator[str]:
     """Each metric of the row: ours, the published number, the verdict."""
     if not rows:  # a row that the paper does not print
-        lines = ((tables.metric_name(m), *tables.figures(r, m.kind)) for m, r in replicas.items())
-        yield from _table(lines, ("metric", "here", "sd"))
+        best = tables.best_of_seeds(paper, selection)
+
+        def level(metric: Metric, replica: Replica, best: bool = False) -> str:
+            return formats.plain(tables.entry(replica, metric.kind, diff.decimals(paper, place.table, metric), best))
+
+        lines = [(tables.metric_name(m), *[level(m, r, best=True)] * best, level(m, r)) for m, r in replicas.items()]
+        yield from _table(lines, ("metric", *["best of seeds"] * best, "mean of seeds"))
         yield "This row is added here; the paper does not print it."
         return
     shown = [

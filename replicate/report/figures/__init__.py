@@ -19,12 +19,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replicate.data.editions import OFFICIAL
 from replicate.errors import BadInput
 from replicate.protocol import Column, Figure, Panel, Paper
 from replicate.record import Store, write_atomically
 from replicate.report.figures import content, reading
 from replicate.report.figures.content import Shown
-from replicate.report.published import OFFICIAL
 from replicate.report.selection import sentence
 
 if TYPE_CHECKING:

@@ -20,13 +20,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from replicate.data.editions import OFFICIAL
 from replicate.protocol import Column, Paper, Quirk, Table
 from replicate.record import Store
 from replicate.report import counterparts, diff, figures, formats, provenance, readings, tables
 from replicate.report.claims import Judged, judged
 from replicate.report.figures import Drawn, Missing
 from replicate.report.formats import Entry
-from replicate.report.published import OFFICIAL, Printed
+from replicate.report.published import Printed
 from replicate.report.selection import Replica
 from replicate.report.verdicts import RULES
 
