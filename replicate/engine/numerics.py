@@ -105,7 +105,8 @@ def enter(numerics: Numerics) -> None:
     global _entered
     _entered = numerics
     if numerics.device == "cuda":
-        # As the released codes do; without it, two runs of one cell differ and a resumed one cannot be equal.
+        # Deterministic, as the released codes are: without it two runs of one cell differ. Not in their benchmark mode, which
+        # may choose another algorithm in another process, so that a resumed run could not be equal.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         # The framework's own defaults are TensorFloat-32 in convolutions, not in matrix products.
