@@ -15,7 +15,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# Before the process first goes back through a network: autograd has one thread for each device that it knows by then.
+# Before the process first goes back through a network: autograd has one thread for each device that it knows by then, and a
+# process that has them cannot fork one that trains.
 HERE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 if HERE:
 
