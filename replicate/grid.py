@@ -522,6 +522,12 @@ def variant_values(paper: Paper, variant: str | None) -> Mapping[str, Any]:
     raise BadInput(f"variant {variant!r} is unknown; {paper.command} has: {allowed}")
 
 
+def no_stand_ins(columns: Iterable[Column], variant: str) -> None:
+    """Raises ``BadInput`` if all columns are stand-ins: a variant reads the paper otherwise, which says nothing of them."""
+    if all(column.stand_in for column in columns):
+        raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
+
+
 def moves(paper: Paper, grid: str, columns: Sequence[Column], methods: Sequence[str], variant: str) -> bool:
     """Whether a variant changes what is trained in any of these columns by any of these methods; the first point tells.
 

@@ -19,11 +19,11 @@ from replicate.cli.request import (
     Request,
     asked_for,
     edition_choices,
-    how_to,
     known_among,
     load_paper,
     methods_of,
     reader,
+    say_none,
 )
 from replicate.errors import BadInput
 from replicate.protocol import Column, Paper, Table
@@ -136,7 +136,7 @@ def tables_command(
                 shown += 1
                 show(printer(format=form))
         if not shown:
-            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request, kept)}", err=True)
+            say_none(request, kept)
 
 
 def table_printer(
@@ -185,7 +185,7 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
         _second_runs(paper, form, which)
         return
     worst, show = 0, _one_by_one(form)
-    for request, table in _with_tables(paper, which, stand_ins=False):
+    for request, _ in _with_tables(paper, which, stand_ins=False):
         kept = reader(store, results, request.paper)
         shown = 0
         for columns, editions in edition_choices(request, kept):
@@ -198,9 +198,7 @@ def diff_command(paper: str | None, store: Path, results: Path, form: str, secon
             show(diff.render(rows, form))
             worst = max(worst, diff.exit_code(rows))
         if not shown:
-            whose = "" if which["datasets"] else " on the paper's own data"
-            told = f"{request.paper.command}, table {table.number}: no Records{whose} yet"
-            click.echo(f"{told}; {how_to(request, kept)}", err=True)
+            say_none(request, kept, of="" if which["datasets"] else " on the paper's own data")
     sys.exit(worst)
 
 
@@ -346,7 +344,7 @@ def lens_command(paper: str | None, store: Path, results: Path, form: str, **whi
                 show(lens.render(found, form, quick=request.quick))
                 shown += 1
         if not shown:
-            click.echo(f"{request.paper.command}, table {table.number}: no Records yet; {how_to(request, kept)}", err=True)
+            say_none(request, kept)
     if not some:
         raise refused[0]
 
@@ -386,9 +384,7 @@ def readings_command(paper: str | None, store: Path, results: Path, form: str, v
                 show(readings.render(found, form))
                 shown += 1
         if not shown:
-            told = f"{request.paper.command}, table {table.number}: no Records of another reading yet"
-            with_one = f" and --variant {' or '.join(others)}"
-            click.echo(f"{told}; {how_to(request, kept, with_one)}", err=True)
+            say_none(request, kept, of=" of another reading", also=f" and --variant {' or '.join(others)}")
     if not some:
         papers = [load_paper(name) for name in ([paper] if paper else PAPERS)]
         having = ", ".join(f"{known.name} ({known.title})" for loaded in papers for known in loaded.variants)

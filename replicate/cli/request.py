@@ -77,8 +77,8 @@ class Request:
             raise Elsewhere(f"method {methods[0]!r} is no row of table {self.table.number}; its rows: {', '.join(rows)}")
         self.columns = self._columns(datasets, ratios, networks, narrow)
         self.beside = not (datasets or ratios or networks)  # what the table has beside these columns is not asked for
-        if variant is not None and all(column.stand_in for column in self.columns):
-            raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
+        if variant is not None:
+            grids.no_stand_ins(self.columns, variant)
         if variant is not None and not grids.moves(paper, self.grid, self.columns, self.methods, variant):
             raise Elsewhere(f"variant {variant!r} moves nothing in {self._where}; leave out --variant, or name another table")
         self.seeds = tuple(range(paper.seeds)) if seeds is None else tuple(seeds)
@@ -269,12 +269,17 @@ def _known_somewhere(paper: Paper, tables: Sequence[Table], which: dict[str, Any
             raise BadInput(f"method {method!r} is unknown; {paper.command} has: {', '.join(methods)}")
 
 
-def how_to(request: Request, kept: Store, also: str = "") -> str:
-    """What makes the Records of a request, with ``also`` this option, and where they were looked for."""
+def say_none(request: Request, kept: Store, of: str = "", also: str = "") -> None:
+    """Say on standard error that there are no Records (``of`` some kind) for a request's table yet, what makes them (with
+    ``also`` this option), and where they were looked for."""
     assert request.table is not None
+    name, number = request.paper.command, request.table.number
     folders = " and ".join(repr(str(folder)) for folder in (kept.root, *kept.also))
-    command = f"replicate {request.paper.command} --table {request.table.number}"
-    return f"run `{command}` with the same options{also}, or name their folder by --store or --results; looked in {folders}"
+    click.echo(
+        f"{name}, table {number}: no Records{of} yet; run `replicate {name} --table {number}` with the same options{also}, "
+        f"or name their folder by --store or --results; looked in {folders}",
+        err=True,
+    )
 
 
 def planned_cells(requests: Sequence[Request]) -> list[grids.Cell]:

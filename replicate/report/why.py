@@ -71,15 +71,8 @@ def places(
     found = [Place(*row, column) for row in rows if row[2].method for column in (*row[0].columns, *row[0].stand_ins)]
     of_name = [alike for kind in range(3) if (alike := [place for place in found if place.names[kind] == label])]
     if not of_name:
-        for one in paper.tables:
-            if one.descriptive and any(row == label for row, _, _ in published.load(paper.name, one.published)):
-                raise BadInput(
-                    f"row {label!r} is in table {one.number}, which is printed as published; it has no runs to explain"
-                )
-        if any(label in (row.label, tables.row_path(block, row.label)) for _, block, row in rows):
-            raise BadInput(f"row {label!r} is quoted by the paper from elsewhere; it has no runs to explain")
-        allowed = ", ".join(dict.fromkeys(place.method for place in found))
-        raise BadInput(f"row or method {label!r} is unknown; {paper.command} has: {allowed}")
+        quoted = any(label in (row.label, tables.row_path(block, row.label)) for _, block, row in rows)
+        raise _unknown(paper, label, found, quoted)
     left, refused = [], []
     for alike in of_name:  # a name may be a method of one table and what another one prints
         try:
@@ -102,6 +95,17 @@ def places(
     return chosen
 
 
+def _unknown(paper: Paper, label: str, known: Sequence[Place], quoted: bool) -> BadInput:
+    """Why a name means no row that is replicated."""
+    for one in paper.tables:
+        if one.descriptive and any(row == label for row, _, _ in published.load(paper.name, one.published)):
+            return BadInput(f"row {label!r} is in table {one.number}, which is printed as published; it has no runs to explain")
+    if quoted:
+        return BadInput(f"row {label!r} is quoted by the paper from elsewhere; it has no runs to explain")
+    allowed = ", ".join(dict.fromkeys(place.method for place in known))
+    return BadInput(f"row or method {label!r} is unknown; {paper.command} has: {allowed}")
+
+
 def _narrowed(left: list[Place], label: str, dataset: str, ratio: int, network: str | None, then: str | None) -> list[Place]:
     """Those of some places that are on this data. Raises ``BadInput`` for the first value that none of them has."""
     wanted: list[tuple[str, str | None, Callable[[Place], str]]] = [
@@ -122,8 +126,7 @@ def _narrowed(left: list[Place], label: str, dataset: str, ratio: int, network: 
 def _otherwise(paper: Paper, places: Sequence[Place], label: str, variant: str) -> list[Place]:
     """Those of some places that a variant trains otherwise. Raises ``BadInput`` if there is none."""
     grids.variant_values(paper, variant)
-    if all(place.column.stand_in for place in places):
-        raise BadInput(f"variant {variant!r} is a reading of the paper; stand-in data has none: leave out --variant")
+    grids.no_stand_ins((place.column for place in places), variant)
     left = [
         replace(place, variant=variant)
         for place in places
